@@ -1,0 +1,1 @@
+"""tickflight-server: Arrow Flight SQL over live and historical market data."""

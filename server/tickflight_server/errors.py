@@ -1,0 +1,124 @@
+"""Every error of the server, one tree; each class says whose fault it is and which wire status it becomes.
+
+The rule of this file: an error carries a stable ``code``, one line that says what happened and where, and, where
+there is one, a ``hint`` that tells the reader what to do. Translation to a wire happens in ``flight.status`` alone.
+
+    ServerError
+    ├── ConfigError            the operator's: a key, a value, a folder, a port
+    ├── InputError             the caller's: what was sent cannot be used
+    │   ├── StatementError     SQL that does not parse, bind or run
+    │   ├── RowError           rows that do not fit their table
+    │   └── TooLargeError      more than a configured limit
+    ├── NotFoundError          the caller's: no such table, handle or ticket
+    ├── AuthenticationError    the caller's: who are you
+    ├── PermissionDeniedError the caller's: you may not
+    ├── UnsupportedError       nobody's: not offered here
+    ├── CancelledError         the caller's wish
+    ├── BusyError              the moment's: a queue or a buffer is full, try again
+    └── StorageError           the machine's: disk, file system
+        ├── LogCorruptError    a bad checksum before the log's tail
+        └── LogClosedError     the log refuses writes since an fsync failed, or is closed
+"""
+
+from __future__ import annotations
+
+
+class ServerError(Exception):
+    """Base of all errors that the server raises on purpose.
+
+    ``code`` is stable and may be matched by programs; ``hint`` says what to do, or is None.
+    """
+
+    code = "internal"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} Hint: {self.hint}" if self.hint else self.message
+
+
+class ConfigError(ServerError):
+    """The configuration or the machine does not allow the server to start. The operator's to mend."""
+
+    code = "config"
+
+
+class InputError(ServerError):
+    """The caller sent something that cannot be used."""
+
+    code = "input"
+
+
+class StatementError(InputError):
+    """A SQL statement that does not parse, bind or run; the message keeps the engine's place marker."""
+
+    code = "statement"
+
+
+class RowError(InputError):
+    """Rows that do not fit the table they were sent to."""
+
+    code = "rows"
+
+
+class TooLargeError(InputError):
+    """A request above a configured limit; the message names the limit."""
+
+    code = "too_large"
+
+
+class NotFoundError(ServerError):
+    """No such table, prepared statement or ticket."""
+
+    code = "not_found"
+
+
+class AuthenticationError(ServerError):
+    """Missing or wrong credentials."""
+
+    code = "unauthenticated"
+
+
+class PermissionDeniedError(ServerError):
+    """The caller is known and may not do this."""
+
+    code = "permission"
+
+
+class UnsupportedError(ServerError):
+    """A part of the protocol or of SQL that this server does not offer."""
+
+    code = "unsupported"
+
+
+class CancelledError(ServerError):
+    """The caller went away or cancelled."""
+
+    code = "cancelled"
+
+
+class BusyError(ServerError):
+    """A bounded queue or buffer is full; the same call may go through later."""
+
+    code = "busy"
+
+
+class StorageError(ServerError):
+    """The disk or the file system failed."""
+
+    code = "storage"
+
+
+class LogCorruptError(StorageError):
+    """A log record before the tail fails its checksum: file and offset are in the message."""
+
+    code = "log_corrupt"
+
+
+class LogClosedError(StorageError):
+    """The log does not accept records: it is closed, or an fsync failed and nothing may be acknowledged."""
+
+    code = "log_closed"

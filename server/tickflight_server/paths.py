@@ -1,0 +1,101 @@
+"""Every file and folder name of the store is built and parsed here, and nowhere else.
+
+    <storage_path>/
+      _tickflight/writer            the server's identity (a UUID as text)
+      _tickflight/lock              held by the running server
+      _tickflight/log/<number>.log  the write-ahead log, numbered in order
+      <table>/_delta_log/           the table's versions
+      <table>/year=2026/month=11/day=22/exchange=BINANCE/symbol=BTC-USDT/<first>-<last>-<id>.parquet
+
+Exchange and symbol come from outside, so a folder name holds only letters, digits and ``._-``; everything else is
+percent-encoded, byte by byte of UTF-8. The names inside the files and in the catalog are the originals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+LOG_NAME = re.compile(r"(\d{12})\.log")
+PART_NAME = re.compile(r"(\d{19})-(\d{19})-([0-9a-f]{8})\.parquet")
+_COMPONENT_MAX = 200  # file systems take 255 bytes; the key ("exchange=") and the rest of the encoding need some
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The places of a store below its storage path."""
+
+    root: Path
+
+    @property
+    def internal(self) -> Path:
+        """Folder of what is not a table."""
+        return self.root / "_tickflight"
+
+    @property
+    def writer(self) -> Path:
+        """File with the writer's identity."""
+        return self.internal / "writer"
+
+    @property
+    def lock(self) -> Path:
+        """File that the running server holds locked."""
+        return self.internal / "lock"
+
+    @property
+    def log(self) -> Path:
+        """Folder of the write-ahead log."""
+        return self.internal / "log"
+
+    def table(self, name: str) -> Path:
+        """Folder of a table."""
+        return self.root / name
+
+
+def log_file_name(number: int) -> str:
+    """Return the name of log file ``number``."""
+    return f"{number:012d}.log"
+
+
+def parse_log_file_name(name: str) -> int | None:
+    """Return the number of a log file, or None for a name that is not one."""
+    match = LOG_NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def encode_component(value: str) -> str:
+    """Return ``value`` as a folder name; ``unquote`` gives it back unless it was over 200 characters long."""
+    text = quote(value, safe="-_")
+    # quote leaves dots alone; a name of only dots would climb out of its folder
+    if not text.strip("."):
+        text = text.replace(".", "%2E")
+    if len(text) > _COMPONENT_MAX:
+        text = f"{text[: _COMPONENT_MAX - 17].rsplit('%', 1)[0]}~{hashlib.sha256(value.encode()).hexdigest()[:16]}"
+    return text
+
+
+def decode_component(text: str) -> str:
+    """Return the value that a folder name was made from."""
+    return unquote(text)
+
+
+def partition_folder(year: int, month: int, day: int, exchange: str, symbol: str) -> str:
+    """Return the folder of a partition, relative to its table's."""
+    return (
+        f"year={year:04d}/month={month:02d}/day={day:02d}"
+        f"/exchange={encode_component(exchange)}/symbol={encode_component(symbol)}"
+    )
+
+
+def part_file_name(first_seq: int, last_seq: int, unique: str) -> str:
+    """Return the name of a part that was cut from rows ``first_seq`` to ``last_seq`` of the table, both included."""
+    return f"{first_seq:019d}-{last_seq:019d}-{unique}.parquet"
+
+
+def parse_part_file_name(name: str) -> tuple[int, int] | None:
+    """Return the first and last ``seq`` of the flush that a part came from, or None for another file."""
+    match = PART_NAME.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
