@@ -1,0 +1,7 @@
+"""The store: log, ring, parts, catalog, snapshots. Everything above uses it through ``Store``."""
+
+from tickflight_server.store.committer import Ack
+from tickflight_server.store.snapshot import TableSnapshot
+from tickflight_server.store.store import Store
+
+__all__ = ["Ack", "Store", "TableSnapshot"]

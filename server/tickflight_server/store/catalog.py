@@ -1,0 +1,221 @@
+"""The Delta table of each stored table: which parts are live, and up to which ``seq`` rows are in them.
+
+The rule of this file: a flush becomes visible by exactly one atomic commit, which adds its parts and records the
+flushed ``seq`` as the application transaction ``<writer>/<table>``; so a flush is never counted twice or by half.
+Only one thread commits to a table at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import structlog
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from tickflight_server.errors import StorageError
+from tickflight_server.paths import parse_part_file_name
+from tickflight_server.schemas import NumericType, TableSchema
+from tickflight_server.store.files import sync_file, sync_folder
+from tickflight_server.store.partition import DAY_US, Part
+from tickflight_server.store.parts import EMPTY, PartIndex
+
+LOG = structlog.get_logger(__name__)
+
+PARTITION_KEYS = ("year", "month", "day", "exchange", "symbol")
+# A checkpoint every so many commits keeps loading and committing fast (measured: proto-notes/architecture.md).
+_CONFIGURATION: dict[str, str | None] = {"delta.checkpointInterval": "20"}
+
+
+def delta_schema(table: TableSchema, numeric: NumericType) -> pa.Schema:
+    """Return the schema of a table's Delta table: the columns and, before them, year, month and day."""
+    days = [pa.field(name, pa.int32()) for name in ("year", "month", "day")]
+    return pa.schema([*days, *table.arrow(numeric)])
+
+
+class TableCatalog:
+    """The Delta table of one stored table, in ``folder``; it is made by the first commit.
+
+    Args:
+        folder: the table's folder.
+        table: the table.
+        writer: the server's identity, part of the application transaction's name.
+        numeric: type of the numbers, which a table keeps for life.
+    """
+
+    def __init__(self, folder: Path, table: TableSchema, writer: UUID, numeric: NumericType) -> None:
+        self._folder = folder
+        self._table = table
+        self._app_id = f"{writer}/{table.name}"
+        self._schema = delta_schema(table, numeric)
+        self._delta: DeltaTable | None = None
+
+    @property
+    def version(self) -> int:
+        """The table version, -1 before the first commit."""
+        return -1 if self._delta is None else self._delta.version()
+
+    def load(self) -> tuple[PartIndex, int]:
+        """Read the newest version; return its parts and the flushed ``seq`` (0 if nothing was flushed).
+
+        Parts of a flush that died before its commit are deleted.
+
+        Raises:
+            StorageError: the table cannot be read, or holds another schema.
+        """
+        if not DeltaTable.is_deltatable(str(self._folder)):
+            self._remove_orphans(set(), 0)
+            return EMPTY, 0
+        try:
+            self._delta = DeltaTable(str(self._folder))
+            flushed = self._delta.transaction_version(self._app_id) or 0
+            index = self._read_parts(self._delta)
+        except (DeltaError, OSError, pa.ArrowInvalid) as error:
+            raise StorageError(f"cannot read table {self._table.name}: {_first_line(error)}.") from None
+        self._check_schema(self._delta)
+        self._remove_orphans(set(index.path.tolist()), flushed)
+        return index, flushed
+
+    def producer_sequence(self, producer: bytes) -> int:
+        """Return the last sequence of ``producer`` whose rows are in parts, 0 if there is none."""
+        if self._delta is None:
+            return 0
+        return self._delta.transaction_version(self._producer_id(producer)) or 0
+
+    def _producer_id(self, producer: bytes) -> str:
+        return f"producer/{producer.hex()}/{self._table.name}"
+
+    def commit(self, parts: Sequence[Part], flushed_seq: int, producers: Mapping[bytes, int]) -> int:
+        """Add ``parts`` and record ``flushed_seq`` and each producer's last sequence; return the new version.
+
+        When this returns, the commit is on disk.
+
+        Raises:
+            StorageError: the commit failed; nothing of it is visible.
+        """
+        transactions = [Transaction(self._app_id, flushed_seq)]
+        transactions += [Transaction(self._producer_id(p), s) for p, s in producers.items()]
+        properties = CommitProperties(app_transactions=transactions)
+        actions = [_add_action(part) for part in parts]
+        schema = Schema.from_arrow(self._schema)
+        try:
+            if self._delta is None:
+                create_table_with_add_actions(
+                    str(self._folder),
+                    schema,
+                    actions,
+                    partition_by=list(PARTITION_KEYS),
+                    name=self._table.name,
+                    description=self._table.comment,
+                    configuration=_CONFIGURATION,
+                    commit_properties=properties,
+                )
+                self._delta = DeltaTable(str(self._folder))
+            else:
+                self._delta.create_write_transaction(
+                    actions, "append", schema, partition_by=list(PARTITION_KEYS), commit_properties=properties
+                )
+                self._delta.update_incremental()
+            self._sync_log()
+        except (DeltaError, OSError) as error:
+            raise StorageError(
+                f"cannot commit to table {self._table.name}: {_first_line(error)}.",
+                hint="The rows are safe in the log and stay queryable; the flush is tried again.",
+            ) from None
+        return self._delta.version()
+
+    def _sync_log(self) -> None:
+        """Make the newest commit durable: delta-rs writes it and leaves the sync to the system."""
+        folder = self._folder / "_delta_log"
+        sync_file(folder / f"{self.version:020d}.json")
+        sync_folder(folder)
+        sync_folder(self._folder)
+
+    def _check_schema(self, delta: DeltaTable) -> None:
+        # types by name, both as Delta would give them; nullability and metadata are not compared
+        stored = {f.name: f.type for f in pa.schema(delta.schema())}
+        wanted = {f.name: f.type for f in pa.schema(Schema.from_arrow(self._schema))}
+        differing = [n for n in wanted if str(stored.get(n)) != str(wanted[n])]
+        if differing:
+            name = differing[0]
+            raise StorageError(
+                f"table {self._table.name} stores column {name!r} as {stored.get(name)}, not {wanted[name]}.",
+                hint="lakehouse.numeric_type must stay what it was when the table was made.",
+            )
+
+    def _read_parts(self, delta: DeltaTable) -> PartIndex:
+        actions = pa.table(delta.get_add_actions(flatten=True))
+        if actions.num_rows == 0:
+            return EMPTY
+
+        def ints(name: str) -> np.ndarray:
+            return actions.column(name).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
+
+        def micros(name: str) -> np.ndarray:
+            column = actions.column(name).combine_chunks()
+            return column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(zero_copy_only=False)
+
+        def texts(name: str) -> np.ndarray:
+            return np.array(actions.column(name).to_pylist(), dtype=object)
+
+        low = micros("min.timestamp")
+        paths = np.array([unquote(p) for p in actions.column("path").to_pylist()], dtype=object)
+        return PartIndex(
+            path=paths,
+            exchange=texts("partition.exchange"),
+            symbol=texts("partition.symbol"),
+            day=low // DAY_US,
+            rows=ints("num_records"),
+            nbytes=ints("size_bytes"),
+            min_us=low,
+            max_us=micros("max.timestamp"),
+            min_seq=ints("min.seq"),
+            max_seq=ints("max.seq"),
+        )
+
+    def _remove_orphans(self, live: set[str], flushed: int) -> None:
+        """Delete files of flushes that were never committed: their name says a ``seq`` above the flushed one."""
+        if not self._folder.is_dir():
+            return
+        for path in self._folder.rglob("*.parquet"):
+            if "_delta_log" in path.parts:
+                continue
+            seqs = parse_part_file_name(path.name)
+            if seqs is not None and seqs[0] > flushed and str(path.relative_to(self._folder)) not in live:
+                LOG.info("catalog.orphan_removed", table=self._table.name, part=path.name)
+                path.unlink(missing_ok=True)
+
+
+def _add_action(part: Part) -> AddAction:
+    date = part.date
+    values = {
+        "year": str(date.year),
+        "month": str(date.month),
+        "day": str(date.day),
+        "exchange": part.exchange,
+        "symbol": part.symbol,
+    }
+    stats = {
+        "numRecords": part.rows,
+        "minValues": {"timestamp": _iso(part.min_us), "seq": part.min_seq},
+        "maxValues": {"timestamp": _iso(part.max_us), "seq": part.max_seq},
+        "nullCount": {"timestamp": 0, "seq": 0},
+    }
+    return AddAction(part.path, part.nbytes, values, time.time_ns() // 1_000_000, True, json.dumps(stats))
+
+
+def _iso(us: int) -> str:
+    return datetime.fromtimestamp(us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{us % 1_000_000:06d}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

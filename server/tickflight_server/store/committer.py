@@ -1,0 +1,149 @@
+"""Group commit: one thread that writes what many appended, syncs once, publishes, and acknowledges.
+
+The rule of this file: log, then ring, then acknowledgement, in this order, and in order of ``seq``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import pyarrow as pa
+import structlog
+
+from tickflight_server.clock import Clock
+from tickflight_server.errors import LogClosedError
+from tickflight_server.metrics import Metrics
+from tickflight_server.store.record import AppendRecord
+from tickflight_server.store.table import Table
+from tickflight_server.store.wal import WriteAheadLog
+
+LOG = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Ack:
+    """What an acknowledged append says: its rows are durable and visible.
+
+    ``first_seq`` is the ``seq`` of the first of ``rows`` rows, 0 without rows; ``rejected`` rows went to table
+    ``rejected``. ``duplicate``: the producer's batch was known already, and nothing was stored now.
+    """
+
+    first_seq: int
+    rows: int
+    rejected: int = 0
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A batch on its way into the log."""
+
+    table: Table
+    record: AppendRecord
+    batch: pa.RecordBatch
+    future: Future[None]
+
+
+class Committer:
+    """The commit thread of a store.
+
+    Args:
+        log: where records go; only this thread appends to it.
+        interval_ms: least time between the starts of two syncs; a record that comes later goes at once.
+        bytes_max: payload waiting for the log, above which ``offer`` blocks.
+    """
+
+    def __init__(
+        self, log: WriteAheadLog, clock: Clock, metrics: Metrics, *, interval_ms: float, bytes_max: int
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._metrics = metrics
+        self._interval_s = interval_ms / 1000
+        self._bytes_max = bytes_max
+        self._queue: deque[Pending] = deque()
+        self._bytes = 0
+        self._condition = threading.Condition()
+        self._closing = False
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="log-commit", daemon=True)
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._thread.start()
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why nothing is accepted any more, None while all is well."""
+        return self._failure
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until another batch may be offered; return False if there was no room in time."""
+        with self._condition:
+            return self._condition.wait_for(
+                lambda: self._bytes < self._bytes_max or self._closing or self._failure is not None, timeout_s
+            )
+
+    def offer(self, items: list[Pending]) -> None:
+        """Queue ``items``, which follow each other in the log; their futures end when they are durable and visible.
+
+        Raises:
+            LogClosedError: the log failed or the store is closing.
+        """
+        with self._condition:
+            if self._failure is not None or self._closing:
+                raise LogClosedError(str(self._failure) if self._failure else "the store is closing.")
+            self._queue.extend(items)
+            self._bytes += sum(i.record.payload.size for i in items)
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        """Commit what was offered and stop."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        due = 0.0
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
+                    return
+                wait = due - self._clock.monotonic()
+                if wait > 0:
+                    self._condition.wait_for(lambda: self._closing, wait)
+                group = list(self._queue)
+                self._queue.clear()
+            due = self._clock.monotonic() + self._interval_s
+            self._commit(group)
+            with self._condition:
+                self._bytes -= sum(i.record.payload.size for i in group)
+                self._condition.notify_all()
+
+    def _commit(self, group: list[Pending]) -> None:
+        started = self._clock.monotonic()
+        try:
+            self._log.append([item.record for item in group])
+            for item in group:
+                record = item.record
+                item.table.publish(record.first_seq, item.batch, record.producer, record.sequence)
+        except Exception as error:  # whatever it is, nobody may be told that the rows are durable
+            LOG.error("log.commit_failed", error=str(error), batches=len(group))
+            with self._condition:
+                self._failure = error
+                group.extend(self._queue)
+                self._queue.clear()
+            for item in group:
+                item.future.set_exception(error)
+            return
+        for item in group:
+            item.future.set_result(None)
+        self._metrics.add("log_commits")
+        self._metrics.add("log_commit_seconds", self._clock.monotonic() - started)
+        self._metrics.add("rows_appended", sum(i.record.rows for i in group))

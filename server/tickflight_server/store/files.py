@@ -1,0 +1,33 @@
+"""The few file-system calls that durability needs, in one place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were made or removed in ``folder`` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make the contents of ``path`` durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folders(folder: Path, below: Path) -> list[Path]:
+    """Make ``folder``, private to its owner, and return it and its parents down from ``below`` for syncing."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    chain = [folder]
+    while chain[-1] != below:
+        chain.append(chain[-1].parent)
+    return chain

@@ -1,0 +1,126 @@
+"""The ring: the newest rows of one table in memory, as immutable segments in order of ``seq``.
+
+The rule of this file: a segment never changes; merging makes a new one with exactly the rows of its neighbours. A scan
+then meets few large segments, and each knows its times and symbols, so that a query can leave it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+MERGE_FAN_IN = 8
+_TIERS = (1_024, 8_192)  # rows; above the last, the tier ends at the configured segment size
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Rows ``first_seq`` … ``last_seq`` of a table, ``seq`` dense, in the table's schema in memory.
+
+    ``min_us`` and ``max_us`` bound the timestamps in microseconds since 1970; ``exchanges`` and ``symbols`` are the
+    sets of values that occur.
+    """
+
+    batch: pa.RecordBatch
+    first_seq: int
+    last_seq: int
+    min_us: int
+    max_us: int
+    exchanges: frozenset[str]
+    symbols: frozenset[str]
+    nbytes: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return self.batch.num_rows
+
+
+def make_segment(batch: pa.RecordBatch) -> Segment:
+    """Return the segment that holds ``batch``, which has ``seq`` and at least one row."""
+    seq = batch.column("seq")
+    first, last = seq[0].as_py(), seq[-1].as_py()
+    assert last - first + 1 == batch.num_rows
+    times = pc.min_max(batch.column("timestamp"))
+    return Segment(
+        batch=batch,
+        first_seq=first,
+        last_seq=last,
+        min_us=times["min"].value,
+        max_us=times["max"].value,
+        exchanges=_distinct(batch.column("exchange")),
+        symbols=_distinct(batch.column("symbol")),
+        nbytes=batch.nbytes,
+    )
+
+
+def _distinct(column: pa.DictionaryArray) -> frozenset[str]:
+    used = pc.unique(column.indices).drop_null()
+    return frozenset(column.dictionary.take(used).to_pylist())
+
+
+def add_seq(batch: pa.RecordBatch, schema: pa.Schema, first_seq: int) -> pa.RecordBatch:
+    """Return ``batch`` with ``seq`` from ``first_seq`` on as its last column, in ``schema``."""
+    seq = pa.array(np.arange(first_seq, first_seq + batch.num_rows, dtype=np.int64))
+    return pa.RecordBatch.from_arrays([*batch.columns, seq], schema=schema)
+
+
+def cut(batch: pa.RecordBatch, rows_max: int) -> Iterable[pa.RecordBatch]:
+    """Yield ``batch`` in pieces of at most ``rows_max`` rows, copying nothing."""
+    for start in range(0, batch.num_rows, rows_max):
+        yield batch.slice(start, rows_max)
+
+
+def merge(segments: Sequence[Segment]) -> Segment:
+    """Return one segment with the rows of neighbouring ``segments``."""
+    assert all(a.last_seq + 1 == b.first_seq for a, b in zip(segments, segments[1:], strict=False))
+    table = pa.Table.from_batches([s.batch for s in segments]).unify_dictionaries().combine_chunks()
+    (batch,) = table.to_batches()
+    return Segment(
+        batch=batch,
+        first_seq=segments[0].first_seq,
+        last_seq=segments[-1].last_seq,
+        min_us=min(s.min_us for s in segments),
+        max_us=max(s.max_us for s in segments),
+        exchanges=frozenset().union(*(s.exchanges for s in segments)),
+        symbols=frozenset().union(*(s.symbols for s in segments)),
+        nbytes=batch.nbytes,
+    )
+
+
+def _tier(rows: int, full_rows: int) -> int:
+    for number, limit in enumerate(_TIERS):
+        if rows < limit:
+            return number
+    return len(_TIERS) if rows < full_rows else len(_TIERS) + 1
+
+
+def find_merge(segments: Sequence[Segment], bounds: Iterable[int], full_rows: int) -> Sequence[Segment]:
+    """Return the neighbours that should become one segment next, or an empty sequence.
+
+    Eight or more neighbours of one size class or below are merged, the smallest class first, so that each row is copied
+    a few times at most; no merge crosses a ``seq`` in ``bounds``, where a flush has cut or is cutting.
+    """
+    limits = set(bounds)
+    tiers = [_tier(s.rows, full_rows) for s in segments]
+    for level in range(len(_TIERS) + 1):
+        start = rows = 0
+        for index, segment in enumerate(segments):
+            joins = tiers[index] <= level and rows + segment.rows <= full_rows
+            if joins and index > start and segments[index - 1].last_seq in limits:
+                joins = False
+            if joins:
+                rows += segment.rows
+                continue
+            if index - start >= MERGE_FAN_IN:
+                return segments[start:index]
+            # a segment that is too large stands alone; one that only ends a run begins the next
+            begins = tiers[index] <= level
+            start, rows = (index, segment.rows) if begins else (index + 1, 0)
+        if len(segments) - start >= MERGE_FAN_IN:
+            return segments[start:]
+    return ()

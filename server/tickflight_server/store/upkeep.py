@@ -1,0 +1,137 @@
+"""Background work of a store: merge segments, flush to parts, release log files and memory.
+
+The rule of this file: nothing here is needed for a row to be durable or visible; a failure is logged, counted and
+tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import structlog
+
+from tickflight_server.clock import Clock
+from tickflight_server.config import MIB, LakehouseSettings
+from tickflight_server.errors import StorageError
+from tickflight_server.metrics import Metrics
+from tickflight_server.store.table import Table
+from tickflight_server.store.wal import WriteAheadLog
+
+LOG = structlog.get_logger(__name__)
+_TICK_S = 0.05  # how often the flusher looks at sizes
+_MERGE_TICK_S = 0.02
+_RETRY_S = 5.0  # after a failed flush
+
+
+class Upkeep:
+    """The merging and the flushing thread of a store."""
+
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        log: WriteAheadLog,
+        settings: LakehouseSettings,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._tables = tables
+        self._log = log
+        self._clock = clock
+        self._metrics = metrics
+        self._interval_s = settings.flush_interval_seconds
+        self._buffer_bytes = settings.buffer_size_mb * MIB
+        self._ring_bytes = max(settings.ring_mb, settings.buffer_size_mb) * MIB
+        self._flush_lock = threading.Lock()
+        self._stop = threading.Event()
+        self._room = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._run_merger, name="ring-merge", daemon=True),
+            threading.Thread(target=self._run_flusher, name="flush", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin the background work."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop the background work; a flush under way is finished first."""
+        self._stop.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def unflushed_bytes(self) -> int:
+        """Return the memory of all rows that are in no part."""
+        return sum(t.state.unflushed_bytes for t in self._tables.values())
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until the rows that only memory holds leave room for more; return False if they do not in time."""
+        if self.unflushed_bytes() < self._ring_bytes:
+            return True
+        with self._room:
+            return self._room.wait_for(lambda: self.unflushed_bytes() < self._ring_bytes, timeout_s)
+
+    def make_room(self) -> None:
+        """Flush and release now if the buffer is full: for replaying a log that is larger than memory."""
+        if self.unflushed_bytes() >= self._buffer_bytes:
+            self.flush_all()
+
+    def flush_all(self) -> None:
+        """Move all rows into parts, then release log files and memory.
+
+        Raises:
+            StorageError: a table could not be flushed; the others were.
+        """
+        failure: StorageError | None = None
+        with self._flush_lock:
+            for table in self._tables.values():
+                try:
+                    self._flush(table)
+                except StorageError as error:
+                    failure = error
+                    self._metrics.add("flush_failures")
+                    LOG.error("flush.failed", table=table.schema.name, error=str(error))
+            self._log.release({name: t.state.flushed_seq for name, t in self._tables.items()})
+            self.release_memory()
+        with self._room:
+            self._room.notify_all()
+        if failure is not None:
+            raise failure
+
+    def _flush(self, table: Table) -> None:
+        started = self._clock.monotonic()
+        rows = table.flush()
+        if rows:
+            seconds = self._clock.monotonic() - started
+            self._metrics.add("flushes")
+            self._metrics.add("rows_flushed", rows)
+            LOG.info("flush.done", table=table.schema.name, rows=rows, seconds=round(seconds, 3))
+
+    def release_memory(self) -> None:
+        """Let go of the oldest flushed rows, whatever table they are of, until the ring fits its budget."""
+        while sum(t.state.ring_bytes for t in self._tables.values()) > self._ring_bytes:
+            held = [(age, name) for name, t in self._tables.items() if (age := t.oldest_held()) is not None]
+            if not held:
+                return
+            self._metrics.add("ring_bytes_released", self._tables[min(held)[1]].release_oldest())
+
+    def _run_merger(self) -> None:
+        while not self._stop.wait(_MERGE_TICK_S):
+            for table in self._tables.values():
+                while table.merge_once():
+                    self._metrics.add("ring_merges")
+
+    def _run_flusher(self) -> None:
+        due = self._clock.monotonic() + self._interval_s
+        while not self._stop.wait(_TICK_S):
+            full = self.unflushed_bytes() >= self._buffer_bytes
+            if not full and self._clock.monotonic() < due:
+                continue
+            try:
+                self.flush_all()
+                due = self._clock.monotonic() + self._interval_s
+            except StorageError:
+                due = self._clock.monotonic() + min(self._interval_s, _RETRY_S)
+                self._stop.wait(_RETRY_S if full else 0)

@@ -1,0 +1,241 @@
+"""The write-ahead log: a folder of numbered files of records; what is synced survives kill -9 and power loss.
+
+The rule of this file: an acknowledged record is never lost and a damaged one is never believed. A torn tail is the
+end of the log; damage before a place that was known to be durable is corruption and is reported with file and
+offset. After a failed write or sync nothing is accepted any more.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from tickflight_server.errors import LogClosedError, LogCorruptError, StorageError
+from tickflight_server.paths import log_file_name, parse_log_file_name
+from tickflight_server.store.files import sync_folder
+from tickflight_server.store.record import (
+    ALIGN,
+    FILE_HEADER,
+    AppendRecord,
+    BadRecordError,
+    FileHeader,
+    find_record,
+    parse_file_header,
+    parse_record,
+    serialize_record,
+)
+
+LOG = structlog.get_logger(__name__)
+_IOV_MAX = 512
+
+
+@dataclass
+class LogFile:
+    """One file of the log and the last ``seq`` of each table in it."""
+
+    number: int
+    path: Path
+    size: int = 0
+    last_seq: dict[str, int] = field(default_factory=dict)
+
+    def covers(self, record: AppendRecord) -> None:
+        """Note that ``record`` is in this file."""
+        self.last_seq[record.table] = record.last_seq
+
+
+class WriteAheadLog:
+    """The log of one store. One thread appends; ``release`` may be called from another.
+
+    Args:
+        folder: where the files are; made if missing.
+        writer: the server's identity, written in each file's head.
+        file_bytes_max: a file above this size is left and the log goes on in a new one.
+    """
+
+    def __init__(self, folder: Path, writer: UUID, *, file_bytes_max: int) -> None:
+        self._folder = folder
+        self._writer = writer
+        self._file_bytes_max = file_bytes_max
+        self._files: list[LogFile] = []  # changed by the appending thread and by release
+        self._lock = threading.Lock()
+        self._fd = -1
+        self._failure: str | None = None
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def files(self) -> tuple[LogFile, ...]:
+        """The files, oldest first."""
+        with self._lock:
+            return tuple(self._files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(f.size for f in self.files)
+
+    def recover(self) -> Iterator[AppendRecord]:
+        """Yield every record, oldest first, and cut off a torn tail; then the log is ready for ``append``.
+
+        One file is in memory at a time, and as long as its rows are used. The caller must run the iterator to its end.
+
+        Raises:
+            LogCorruptError: damage before the tail.
+            StorageError: a file cannot be read.
+        """
+        assert self._fd < 0, "recover comes first"
+        found = sorted((n, p) for p in self._folder.iterdir() if (n := parse_log_file_name(p.name)) is not None)
+        for index, (number, path) in enumerate(found):
+            file = LogFile(number, path)
+            self._files.append(file)
+            try:
+                yield from self._read_file(file, last=index == len(found) - 1)
+            except OSError as error:
+                raise StorageError(f"cannot read the log file {path.name}: {error.strerror}.") from None
+        if found and self._files[-1].size == 0:
+            # a file whose head was torn never held an acknowledged record
+            self._files.pop().path.unlink()
+        self._roll()
+
+    def _read_file(self, file: LogFile, *, last: bool) -> Iterator[AppendRecord]:
+        size = file.path.stat().st_size
+        if size < FILE_HEADER.size:
+            if last:
+                return
+            raise LogCorruptError(f"log file {file.path.name} is cut short at {size} bytes.", hint=_REPAIR)
+        yield from self._read_records(file, memoryview(file.path.read_bytes()), last=last)
+
+    def _read_records(self, file: LogFile, data: memoryview, *, last: bool) -> Iterator[AppendRecord]:
+        try:
+            header = parse_file_header(bytes(data[: FILE_HEADER.size]))
+        except BadRecordError as error:
+            raise LogCorruptError(f"log file {file.path.name}, offset 0: {error}.", hint=_REPAIR) from None
+        if header.writer != self._writer or header.number != file.number:
+            raise LogCorruptError(
+                f"log file {file.path.name} belongs to writer {header.writer}, file {header.number}.",
+                hint="Files of another store were copied here: remove them.",
+            )
+        offset = FILE_HEADER.size
+        while offset < len(data):
+            try:
+                record, end, _ = parse_record(data, offset)
+            except BadRecordError as error:
+                self._end_of_log(file, data, offset, error, last=last)
+                break
+            file.covers(record)
+            offset = end
+            file.size = offset
+            yield record
+        file.size = offset
+
+    def _end_of_log(self, file: LogFile, data: memoryview, offset: int, error: BadRecordError, *, last: bool) -> None:
+        """Cut the torn tail at ``offset``, or say that it is no tail but damage."""
+        later = find_record(data, offset + ALIGN)
+        while later is not None:
+            _, end, durable = parse_record(data, later)
+            if durable > offset:
+                break
+            later = find_record(data, end)
+        if not last or later is not None:
+            raise LogCorruptError(f"log file {file.path.name}, offset {offset}: {error}.", hint=_REPAIR)
+        LOG.warning("log.torn_tail", file=file.path.name, offset=offset, bytes_dropped=len(data) - offset)
+        fd = os.open(file.path, os.O_WRONLY)
+        try:
+            os.ftruncate(fd, offset)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def append(self, records: list[AppendRecord]) -> None:
+        """Write ``records`` and sync once; when this returns, they survive kill -9 and power loss.
+
+        Raises:
+            LogClosedError: the log was closed, or this or an earlier write or sync failed.
+        """
+        if self._failure is not None or self._fd < 0:
+            raise LogClosedError(self._failure or "the log is closed.")
+        if self._files[-1].size >= self._file_bytes_max:
+            self._roll()
+        file = self._files[-1]
+        durable = file.size
+        buffers: list[bytes | memoryview] = []
+        for record in records:
+            buffers.extend(serialize_record(record, durable))
+        try:
+            written = self._write(buffers)
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._fail(error)
+        file.size += written
+        for record in records:
+            file.covers(record)
+
+    def _write(self, buffers: list[bytes | memoryview]) -> int:
+        total = 0
+        pending = [memoryview(b) for b in buffers if len(b)]
+        start = 0
+        while start < len(pending):
+            written = os.writev(self._fd, pending[start : start + _IOV_MAX])
+            total += written
+            while start < len(pending) and written >= len(pending[start]):
+                written -= len(pending[start])
+                start += 1
+            if written:
+                pending[start] = pending[start][written:]
+        return total
+
+    def _fail(self, error: OSError) -> None:
+        self._failure = f"the log cannot be written: {error.strerror or error}. Nothing is accepted any more."
+        LOG.error("log.failed", error=str(error))
+        raise LogClosedError(self._failure, hint="Free or mend the disk, then restart the server.") from None
+
+    def _roll(self) -> None:
+        """Go on in a new file, which is on disk with its name before any record is in it."""
+        number = self._files[-1].number + 1 if self._files else 1
+        path = self._folder / log_file_name(number)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            header = FileHeader(number, self._writer).serialize()
+            os.write(fd, header)
+            os.fsync(fd)
+            sync_folder(self._folder)
+        except OSError as error:
+            self._fail(error)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        with self._lock:
+            self._files.append(LogFile(number, path, size=len(header)))
+
+    def release(self, flushed: dict[str, int]) -> int:
+        """Delete the files whose every row is in a part, given each table's flushed ``seq``; return how many.
+
+        The file in use stays. Files go oldest first, so that the log has no hole.
+        """
+        removed = 0
+        while True:
+            with self._lock:
+                oldest = self._files[0]
+                held = any(flushed.get(table, 0) < seq for table, seq in oldest.last_seq.items())
+                if held or len(self._files) == 1:
+                    break
+                self._files.pop(0)
+            oldest.path.unlink(missing_ok=True)
+            removed += 1
+        if removed:
+            sync_folder(self._folder)
+        return removed
+
+    def close(self) -> None:
+        """Close the file in use; the log takes nothing any more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+_REPAIR = "The log is damaged before its end; keep a copy of the folder and restore it from a backup."
