@@ -1,0 +1,399 @@
+"""SQL over one snapshot per query: DuckDB plans and runs, this module decides what it gets to see.
+
+The rule of this file: a query's filters are found first, on empty tables; then only the segments and parts that can
+hold a matching row are opened. Both runs see the same ``now()``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from queue import Empty, LifoQueue
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from tickflight_server.clock import Clock, SystemClock
+from tickflight_server.config import QuerySettings
+from tickflight_server.errors import BusyError
+from tickflight_server.query.failures import translate
+from tickflight_server.query.filters import Filter, read_expression
+from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
+from tickflight_server.query.statement import CATALOG, Statement, StatementReader
+from tickflight_server.query.system import TABLES as SYSTEM_TABLES
+from tickflight_server.query.system import FeedBoard, SystemSource, make_table
+from tickflight_server.schemas import STORED, TableSchema
+from tickflight_server.store import Store, TableSnapshot
+
+MACROS = {
+    "now": "TIMESTAMP",
+    "get_current_timestamp": "TIMESTAMP",
+    "transaction_timestamp": "TIMESTAMP",
+    "current_localtimestamp": "TIMESTAMP",
+    "today": "TIMESTAMP::DATE",
+    "current_date": "TIMESTAMP::DATE",
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a query opens of one table: part paths relative to the table's folder, and segments by first ``seq``."""
+
+    parts: tuple[str, ...]
+    segments: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A statement that was bound: its result schema, and the filters that reach each table's scans.
+
+    ``filters`` has an entry for each stored table that the statement names: a list with one filter a scan, or None
+    where the scans are not known and everything is opened. ``now_us`` is what ``now()`` says.
+    """
+
+    statement: Statement
+    parameters: tuple[Any, ...]
+    schema: pa.Schema
+    filters: dict[str, list[Filter | None] | None]
+    now_us: int
+
+
+class _Probe(ds.InMemoryDataset):  # type: ignore[misc]
+    """An empty table that notes which filters DuckDB pushes down to it."""
+
+    def scanner(self, columns: Any = None, filter: Any = None, **kwargs: Any) -> Any:  # noqa: A002 - pyarrow's name
+        self.seen.append(filter)
+        return super().scanner(columns=columns, filter=filter)
+
+
+@dataclass
+class _Prober:
+    """A connection whose tables are empty probes."""
+
+    connection: duckdb.DuckDBPyConnection
+    probes: dict[str, _Probe] = field(default_factory=dict)
+
+
+class Execution:
+    """A query under way: ``reader`` streams its result; ``close`` frees everything, in any state."""
+
+    def __init__(self, engine: Engine, connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> None:
+        self._engine = engine
+        self._connection = connection
+        self.reader = reader
+        self.opened: dict[str, Opened] = {}
+        self._closed = threading.Lock()
+
+    def __enter__(self) -> Execution:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def cancel(self) -> None:
+        """Stop the engine's work on this query; a thread that reads it gets an error."""
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        """Free the query's place and memory; a second call does nothing."""
+        if self._closed.acquire(blocking=False):
+            del self.reader
+            self._connection.close()
+            self._engine.release()
+
+
+class Engine:
+    """Runs SQL over a store.
+
+    Args:
+        store: whose tables are queried.
+        settings: limits.
+        feeds: reports of feed processes, for ``system.feeds``.
+    """
+
+    def __init__(
+        self, store: Store, settings: QuerySettings, feeds: FeedBoard | None = None, clock: Clock | None = None
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self.feeds = feeds or FeedBoard(self._clock)
+        self._database = _make_database(store, settings)
+        self._places = threading.BoundedSemaphore(settings.concurrent_max)
+        self._probers: LifoQueue[_Prober] = LifoQueue()
+        self._readers: LifoQueue[StatementReader] = LifoQueue()
+
+    @property
+    def engine_version(self) -> str:
+        """DuckDB's version."""
+        return str(duckdb.__version__)
+
+    def tables(self) -> Iterator[tuple[str, str, str, pa.Schema]]:
+        """Yield schema, name, comment and Arrow schema of every table that can be queried."""
+        for name, table in STORED.items():
+            yield table.schema, name, table.comment, table.arrow(self._store.numeric)
+        for name, (schema, _, comment) in SYSTEM_TABLES.items():
+            yield "system", name, comment, schema
+
+    def close(self) -> None:
+        """Let the engine go."""
+        self._database.close()
+
+    def release(self) -> None:
+        """Give back a query's place; called by ``Execution.close``."""
+        self._places.release()
+
+    def plan(self, sql: str, parameters: Sequence[Any] = ()) -> Plan:
+        """Bind ``sql`` without running it on data; find its result schema and the filters that reach each table.
+
+        ``parameters`` are the values of ``?`` and ``$1`` in order, as Python values.
+
+        Raises:
+            StatementError: it does not parse or bind; the message has the engine's place marker.
+            UnsupportedError: it is no query.
+            TooLargeError: it is too long.
+        """
+        with self._statement_reader() as reader:
+            statement = reader.read(sql)
+        now_us = self._clock.now_us()
+        names = _stored_names(statement)
+        with self._prober() as prober:
+            for probe in prober.probes.values():
+                probe.seen = []
+            connection = prober.connection
+            timer = threading.Timer(self._settings.probe_timeout_s, connection.interrupt)
+            try:
+                _set_now(connection, now_us)
+                reader_ = _relation(connection, statement.sql, parameters).to_arrow_reader(1)
+                schema = reader_.schema
+                complete = True
+                if names and not statement.explain:
+                    timer.start()
+                    complete = _drain(reader_)
+                del reader_
+            except Exception as error:
+                placed = _find_place(connection, statement.sql, parameters, error)
+                raise translate(placed, self._store.root) from None
+            finally:
+                timer.cancel()
+            filters = {n: _filters(prober.probes[_view("market", n)], complete) for n in names}
+        return Plan(statement, tuple(parameters), schema, filters, now_us)
+
+    def execute(self, plan: Plan, *, batch_rows: int | None = None) -> Execution:
+        """Run a bound statement over the newest snapshot; the caller closes the execution.
+
+        Raises:
+            BusyError: no place among the running queries came free in time.
+            ServerError: the engine failed.
+        """
+        if not self._places.acquire(timeout=self._settings.queue_timeout_s):
+            raise BusyError(
+                f"{self._settings.concurrent_max} queries run already (query.concurrent_max).", hint="Try again later."
+            )
+        try:
+            return self._execute(plan, batch_rows or batch_rows_for(plan.schema, self._settings.batch_bytes))
+        except BaseException as error:
+            self.release()
+            if isinstance(error, Exception):
+                raise translate(error, self._store.root) from None
+            raise
+
+    def _execute(self, plan: Plan, batch_rows: int) -> Execution:
+        connection = self._connect()
+        opened = {}
+        for name, filters in plan.filters.items():
+            opened[name] = self._give_table(connection, self._store.snapshot(name), filters)
+        source = SystemSource(self._store, self.feeds)
+        for schema, name in plan.statement.tables:
+            if name in SYSTEM_TABLES and schema in ("", "system"):
+                connection.register(_view("system", name), make_table(name, source))
+        _set_now(connection, plan.now_us)
+        reader = _relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(batch_rows)
+        execution = Execution(self, connection, reader)
+        execution.opened = opened
+        self._store.metrics.add("queries")
+        self._store.metrics.add("parts_opened", sum(len(o.parts) for o in opened.values()))
+        self._store.metrics.add("segments_read", sum(len(o.segments) for o in opened.values()))
+        return execution
+
+    def _give_table(
+        self, connection: duckdb.DuckDBPyConnection, snapshot: TableSnapshot, filters: list[Filter | None] | None
+    ) -> Opened:
+        """Let ``connection`` see those segments and parts of ``snapshot`` that can hold matching rows."""
+        table = snapshot.table
+        segments = [s for s, keep in zip(snapshot.segments, _keep(filters, SegmentCandidates(snapshot.segments)),
+                                         strict=True) if keep]
+        parts = snapshot.parts.chosen(_keep(filters, PartCandidates(snapshot.parts)))
+        view = _view(table.schema, table.name)
+        memory_schema = table.arrow(self._store.numeric, memory=True)
+        ring = pa.Table.from_batches([s.batch for s in segments], schema=memory_schema)
+        if len(parts) == 0:
+            connection.register(view, ring)
+        else:
+            columns = ", ".join(f'"{c.name}"' for c in table.columns)
+            folder = self._store.root / table.name
+            connection.execute(f"SET VARIABLE {view} = ?", [[f"{folder}/{p}" for p in parts.path]])
+            body = f"SELECT {columns} FROM read_parquet(getvariable('{view}'), hive_partitioning = false)"
+            if segments:
+                connection.register(f"{view}_ring", ring)
+                body += f" UNION ALL SELECT {columns} FROM {view}_ring"
+            connection.execute(f"CREATE TEMP VIEW {view} AS {body}")
+        return Opened(tuple(parts.path), tuple(s.first_seq for s in segments))
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        connection = self._database.cursor()
+        connection.execute(f"SET search_path = '{CATALOG}.market,{CATALOG}.system'")
+        return connection
+
+    @contextmanager
+    def _prober(self) -> Iterator[_Prober]:
+        try:
+            prober = self._probers.get_nowait()
+        except Empty:
+            prober = self._make_prober()
+        yield prober
+        # one that failed midway is not used again
+        self._probers.put(prober)
+
+    def _make_prober(self) -> _Prober:
+        prober = _Prober(self._connect())
+        for table in STORED.values():
+            # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing
+            probe = _Probe(table.arrow(self._store.numeric).empty_table())
+            prober.probes[_view("market", table.name)] = probe
+            prober.connection.register(_view(table.schema, table.name), probe)
+        for name, (schema, _, _) in SYSTEM_TABLES.items():
+            prober.connection.register(_view("system", name), schema.empty_table())
+        return prober
+
+    @contextmanager
+    def _statement_reader(self) -> Iterator[StatementReader]:
+        try:
+            reader = self._readers.get_nowait()
+        except Empty:
+            reader = StatementReader(self._connect(), self._settings.sql_bytes_max)
+        try:
+            yield reader
+        finally:
+            self._readers.put(reader)
+
+
+def batch_rows_for(schema: pa.Schema, batch_bytes: int) -> int:
+    """Return how many rows make a batch of about ``batch_bytes``: 2,048 to 131,072, the engine's vectors in whole."""
+    width = sum(_width(f.type) for f in schema) or 1
+    return max(2048, min(131_072, batch_bytes // width // 2048 * 2048))
+
+
+def _width(kind: pa.DataType) -> int:
+    """Return the bytes that a value of ``kind`` takes, roughly for what has no fixed size."""
+    if pa.types.is_nested(kind):
+        return 256
+    try:
+        return max(1, int(kind.bit_width) // 8)
+    except ValueError:
+        return 24
+
+
+def _view(schema: str, name: str) -> str:
+    return f"__{schema}_{name}"
+
+
+def _make_database(store: Store, settings: QuerySettings) -> duckdb.DuckDBPyConnection:
+    """Return an empty in-memory database with the views, locked against everything but the data folder."""
+    config = {"asof_loop_join_threshold": "0", "memory_limit": f"{settings.memory_mb}MiB"}
+    if settings.threads:
+        config["threads"] = str(settings.threads)
+    database = duckdb.connect(":memory:", config=config)
+    run = database.execute
+    run(f"ATTACH ':memory:' AS {CATALOG}")
+    run(f"USE {CATALOG}")
+    run("DETACH memory")
+    run("SET GLOBAL TimeZone = 'UTC'")
+    run("SET GLOBAL python_enable_replacements = false")
+    for schema in ("market", "system"):
+        run(f'CREATE SCHEMA {CATALOG}."{schema}"')
+    for name, kind in MACROS.items():
+        run(f"CREATE MACRO {CATALOG}.market.{name}() AS getvariable('__now')::{kind}")
+    tables = [(t.schema, t.name, t.arrow(store.numeric)) for t in STORED.values()]
+    tables += [("system", name, schema) for name, (schema, _, _) in SYSTEM_TABLES.items()]
+    for schema, name, arrow in tables:
+        database.register(_view(schema, name), arrow.empty_table())
+        columns = ", ".join(f'"{n}"' for n in arrow.names)
+        run(f'CREATE VIEW {CATALOG}."{schema}"."{name}" AS SELECT {columns} FROM temp.main.{_view(schema, name)}')
+    # a list setting takes no parameter
+    folder = str(store.root).replace("'", "''")
+    run(f"SET GLOBAL allowed_directories = ['{folder}/']")
+    run("SET GLOBAL temp_directory = ''")
+    run("SET GLOBAL enable_external_access = false")
+    return database
+
+
+def _set_now(connection: duckdb.DuckDBPyConnection, now_us: int) -> None:
+    connection.execute("SET VARIABLE __now = ?", [_EPOCH + timedelta(microseconds=now_us)])
+
+
+def _relation(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> Any:
+    return connection.sql(sql, params=list(parameters) if parameters else None)
+
+
+def _find_place(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any], error: Exception
+) -> Exception:
+    """Return ``error`` with the engine's marker under the place: a relation leaves it out, ``execute`` has it."""
+    if not isinstance(error, duckdb.Error) or "\nLINE " in str(error):
+        return error
+    try:
+        # only on a probing connection, whose tables are empty; it fails while it binds
+        connection.execute(sql, list(parameters) or None)
+        connection.abort()
+    except duckdb.Error as placed:
+        return placed if type(placed) is type(error) else error
+    return error
+
+
+def _drain(reader: pa.RecordBatchReader) -> bool:
+    """Run the probe to its end; return False if it failed, or was interrupted for taking too long.
+
+    A failure on empty tables (a bad cast of a constant, say) comes again from the real run, which reports it.
+    """
+    try:
+        for _ in reader:
+            pass
+    except (pa.ArrowException, OSError):
+        return False
+    return True
+
+
+def _filters(probe: _Probe, complete: bool) -> list[Filter | None] | None:
+    """Return one filter a scan, or None where some scan may not have been seen."""
+    if not complete or not probe.seen:
+        return None
+    return [None if f is None else read_expression(f) for f in probe.seen]
+
+
+def _keep(filters: list[Filter | None] | None, candidates: Candidates) -> np.ndarray:
+    """Return which candidates some scan needs."""
+    if filters is None or any(f is None for f in filters):
+        return np.ones(len(candidates), dtype=bool)
+    keep = np.zeros(len(candidates), dtype=bool)
+    for one in filters:
+        assert one is not None
+        keep |= may_match(one, candidates)
+    return keep
+
+
+def _stored_names(statement: Statement) -> list[str]:
+    """Return the stored tables that a statement may read; a name without a schema is looked up in both."""
+    found = []
+    for schema, name in sorted(statement.tables):
+        table: TableSchema | None = STORED.get(name)
+        if table is not None and schema in ("", table.schema):
+            found.append(name)
+    return sorted(set(found))

@@ -1,0 +1,54 @@
+"""DuckDB's errors as this server's: the engine's text with its place marker, and no path of this machine.
+
+The rule of this file: one literal table says which engine error is whose fault.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+
+from tickflight_server.errors import (
+    CancelledError,
+    InputError,
+    ServerError,
+    StatementError,
+    StorageError,
+    UnsupportedError,
+)
+
+_LIMIT_HINT = "Narrow the query by symbol and timestamp, or raise query.memory_mb."
+
+# first match counts; DuckDB's classes derive from each other
+_TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = (
+    (duckdb.InterruptException, CancelledError, None),
+    (duckdb.ParserException, StatementError, None),
+    (duckdb.CatalogException, StatementError, None),
+    (duckdb.BinderException, StatementError, None),
+    (duckdb.ConversionException, StatementError, None),
+    (duckdb.OutOfRangeException, StatementError, None),
+    (duckdb.InvalidTypeException, StatementError, None),
+    (duckdb.TypeMismatchException, StatementError, None),
+    (duckdb.NotImplementedException, UnsupportedError, None),
+    (duckdb.PermissionException, UnsupportedError, None),
+    (duckdb.OutOfMemoryException, InputError, _LIMIT_HINT),
+    (duckdb.IOException, StorageError, None),
+    (duckdb.InvalidInputException, StatementError, None),
+    (duckdb.Error, StatementError, None),
+)
+# names of this server's own making, which a reader of an error knows by their public names
+_INTERNAL = re.compile(r"(?:temp\.main\.)?\b__(market|system)_(\w+?)(?:_ring)?\b")
+
+
+def translate(error: BaseException, root: Path) -> ServerError:
+    """Return the server's error for an engine's, with paths below ``root`` made relative."""
+    if isinstance(error, ServerError):
+        return error
+    text = str(error).strip().replace(f"{root}/", "").replace(str(root), "the data folder")
+    text = _INTERNAL.sub(r"\1.\2", text)
+    for theirs, ours, hint in _TABLE:
+        if isinstance(error, theirs):
+            return ours(text, hint=hint)
+    return ServerError(f"the query failed inside the server: {type(error).__name__}.", hint="See the server's log.")

@@ -1,0 +1,153 @@
+"""What a SQL text is, before it may touch anything: one reading statement, and which tables and functions it names.
+
+The rule of this file: only what is known to be harmless passes. DuckDB itself parses the text (``json_serialize_sql``),
+so that this reading and the engine's are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from tickflight_server.errors import StatementError, TooLargeError, UnsupportedError
+
+CATALOG = "tickflight"
+# Table functions that make rows of nothing or of their arguments, or tell about the catalog; none reads a file.
+TABLE_FUNCTIONS = frozenset({
+    *("range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree", "test_all_types"),
+    *("duckdb_columns", "duckdb_constraints", "duckdb_databases", "duckdb_functions", "duckdb_indexes"),
+    *("duckdb_keywords", "duckdb_schemas", "duckdb_sequences", "duckdb_tables", "duckdb_types", "duckdb_views"),
+    *("pragma_table_info", "pragma_version", "sql_auto_complete", "icu_calendar_names", "pg_timezone_names"),
+})
+# Scalar functions that tell about the machine or the server's settings.
+REFUSED_FUNCTIONS = frozenset({"current_setting", "getenv", "getvariable", "write_log", "query", "query_table"})
+_EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?\b(?!\s*\()", re.IGNORECASE)
+_DESCRIBE_SYSTEM = re.compile(r"\b((?:DESCRIBE|DESC|SUMMARIZE)\s+)(\"?system\"?\s*\.)", re.IGNORECASE)
+_READING = "SELECT, WITH, VALUES, FROM, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN are taken."
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A SQL text that may run.
+
+    ``sql`` is the text for the engine: the caller's, but for ``system.x``, which is written ``tickflight.system.x``
+    since the engine has a catalog of that name. ``tables`` are the names it refers to, as (schema or "", table).
+    """
+
+    sql: str
+    tables: frozenset[tuple[str, str]]
+    explain: bool
+
+
+class StatementReader:
+    """Reads SQL texts with an engine connection of its own; not for use by two threads at once."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, sql_bytes_max: int) -> None:
+        self._connection = connection
+        self._sql_bytes_max = sql_bytes_max
+
+    def read(self, sql: str) -> Statement:
+        """Return what ``sql`` is.
+
+        Raises:
+            TooLargeError: the text is longer than ``query.sql_bytes_max``.
+            StatementError: it does not parse, or is not exactly one statement.
+            UnsupportedError: it is something else than a query, or names a function that is not offered.
+        """
+        size = len(sql.encode())
+        if size > self._sql_bytes_max:
+            raise TooLargeError(
+                f"the SQL text has {size} bytes, query.sql_bytes_max is {self._sql_bytes_max}.",
+                hint="Bind long lists as parameters, or join with VALUES.",
+            )
+        explain = _EXPLAIN.match(sql)
+        tree = self._parse(sql[explain.end() :] if explain else sql, sql)
+        tables: set[tuple[str, str]] = set()
+        places: list[int] = []
+        for node in _walk(tree):
+            _check(node, tables, places)
+        start = len(sql[: explain.end()].encode()) if explain else 0
+        return Statement(_qualify(sql, [start + p for p in places]), frozenset(tables), explain is not None)
+
+    def _parse(self, text: str, whole: str) -> Any:
+        try:
+            row = self._connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchone()
+        except duckdb.Error as error:
+            raise StatementError(str(error).strip()) from None
+        assert row is not None
+        answer = json.loads(row[0])
+        if not answer["error"]:
+            statements = answer["statements"]
+            if len(statements) != 1:
+                what = "is empty" if not statements else f"holds {len(statements)} statements"
+                raise StatementError(f"the SQL text {what}.", hint="Send one statement at a time.")
+            return statements[0]
+        if answer["error_type"] == "parser":
+            self._raise_place(whole)
+        kind = self._kind(text)
+        raise UnsupportedError(f"{kind} is not offered here: tables are read-only by SQL.", hint=_READING)
+
+    def _raise_place(self, sql: str) -> None:
+        """Let the engine say what is wrong with ``sql``, with its marker under the place."""
+        try:
+            duckdb.extract_statements(sql)
+        except duckdb.Error as error:
+            raise StatementError(str(error).strip()) from None
+        raise StatementError("the SQL text cannot be read.")
+
+    def _kind(self, sql: str) -> str:
+        try:
+            statements = duckdb.extract_statements(sql)
+        except duckdb.Error as error:
+            raise StatementError(str(error).strip()) from None
+        if len(statements) != 1:
+            return "more than one statement"
+        kind = statements[0].type.name
+        return "PIVOT without a list of values (ON column IN (…))" if kind == "MULTI" else kind
+
+
+def _walk(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object of a JSON tree, without recursion, so that depth is no matter."""
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, dict):
+            yield current
+            pending.extend(current.values())
+        elif isinstance(current, list):
+            pending.extend(current)
+
+
+def _qualify(sql: str, places: list[int]) -> str:
+    """Return ``sql`` with the catalog's name before every reference to schema ``system`` at byte ``places``."""
+    text = sql.encode()
+    for place in sorted(places, reverse=True):
+        if place < len(text):
+            text = text[:place] + f"{CATALOG}.".encode() + text[place:]
+    # the parser gives no place for what DESCRIBE and SUMMARIZE name
+    return _DESCRIBE_SYSTEM.sub(rf"\1{CATALOG}.\2", text.decode())
+
+
+def _check(node: dict[str, Any], tables: set[tuple[str, str]], places: list[int]) -> None:
+    kind = node.get("type")
+    if kind == "BASE_TABLE":
+        name = str(node.get("table_name", ""))
+        if re.search(r"[./\\:*?]", name):
+            raise UnsupportedError(f"files cannot be read by SQL: {name!r}.", hint="Name a table.")
+        schema = str(node.get("schema_name", "")).lower()
+        tables.add((schema, name.lower()))
+        if schema == "system" and not node.get("catalog_name"):
+            places.append(node["query_location"])
+    elif kind == "SHOW_REF" and node.get("table_name") and node.get("show_type") != "SHOW_SPECIAL":
+        tables.add((str(node.get("schema_name", "")).lower(), str(node["table_name"]).strip('"').lower()))
+    elif kind == "TABLE_FUNCTION":
+        function = str(node["function"].get("function_name", "")).lower()
+        if function not in TABLE_FUNCTIONS:
+            raise UnsupportedError(f"table function {function}() is not offered here.", hint="Name a table.")
+    elif node.get("class") == "FUNCTION" and str(node.get("function_name", "")).lower() in REFUSED_FUNCTIONS:
+        raise UnsupportedError(f"function {node['function_name']}() is not offered here.")

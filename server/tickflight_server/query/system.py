@@ -1,0 +1,174 @@
+"""The tables of schema ``system`` that are made when asked: parts, segments, tables, log, feeds, metrics.
+
+The rule of this file: each is a schema and a function in one literal table; nothing is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tickflight_server.clock import Clock, SystemClock
+from tickflight_server.schemas import TIMESTAMP
+from tickflight_server.store import Store
+
+
+class FeedBoard:
+    """The newest report of each feed process, as they send them."""
+
+    def __init__(self, clock: Clock | None = None, feeds_max: int = 1000) -> None:
+        self._clock = clock or SystemClock()
+        self._feeds_max = feeds_max
+        self._lock = threading.Lock()
+        self._reports: dict[str, tuple[int, Mapping[str, Any]]] = {}
+
+    def report(self, feed: str, values: Mapping[str, Any]) -> None:
+        """Keep ``values`` as the newest of ``feed``; beyond a thousand feeds the longest silent one is forgotten."""
+        with self._lock:
+            self._reports.pop(feed, None)
+            self._reports[feed] = (self._clock.now_us(), dict(values))
+            if len(self._reports) > self._feeds_max:
+                del self._reports[next(iter(self._reports))]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one row a feed."""
+        with self._lock:
+            reports = dict(self._reports)
+        for feed, (when, values) in sorted(reports.items()):
+            row: dict[str, Any] = {"feed": feed, "reported_at": when}
+            row |= {k: int(values.get(k, 0)) for k in _FEED_COUNTERS}
+            row["last_error"] = values.get("last_error")
+            row["report"] = json.dumps(values, default=str)
+            yield row
+
+
+@dataclass(frozen=True)
+class SystemSource:
+    """What the system tables are made from."""
+
+    store: Store
+    feeds: FeedBoard
+
+
+_FEED_COUNTERS = ("received", "sent", "acknowledged", "rejected", "dropped", "failed", "queue_rows", "batches")
+
+
+def _parts(source: SystemSource) -> Iterator[dict[str, Any]]:
+    for name, table in source.store.tables.items():
+        index = table.state.parts
+        for i in range(len(index)):
+            yield {
+                "table": name,
+                "exchange": index.exchange[i],
+                "symbol": index.symbol[i],
+                "day": int(index.day[i]),
+                "rows": int(index.rows[i]),
+                "bytes": int(index.nbytes[i]),
+                "min_timestamp": int(index.min_us[i]),
+                "max_timestamp": int(index.max_us[i]),
+                "min_seq": int(index.min_seq[i]),
+                "max_seq": int(index.max_seq[i]),
+                "path": f"{name}/{index.path[i]}",
+            }
+
+
+def _segments(source: SystemSource) -> Iterator[dict[str, Any]]:
+    for name, table in source.store.tables.items():
+        state = table.state
+        for segment in state.segments:
+            yield {
+                "table": name,
+                "rows": segment.rows,
+                "bytes": segment.nbytes,
+                "min_timestamp": segment.min_us,
+                "max_timestamp": segment.max_us,
+                "min_seq": segment.first_seq,
+                "max_seq": segment.last_seq,
+                "exchanges": sorted(segment.exchanges),
+                "symbols": sorted(segment.symbols),
+                "in_parts": segment.last_seq <= state.flushed_seq,
+            }
+
+
+def _tables(source: SystemSource) -> Iterator[dict[str, Any]]:
+    for name, table in source.store.tables.items():
+        state = table.state
+        yield {
+            "schema": table.schema.schema,
+            "table": name,
+            "rows": state.parts.total_rows + state.last_seq - state.flushed_seq,
+            "rows_in_memory": sum(s.rows for s in state.segments),
+            "bytes_in_memory": state.ring_bytes,
+            "segments": len(state.segments),
+            "rows_on_disk": state.parts.total_rows,
+            "bytes_on_disk": state.parts.total_bytes,
+            "parts": len(state.parts),
+            "rows_not_flushed": state.last_seq - state.flushed_seq,
+            "last_seq": state.last_seq,
+            "flushed_seq": state.flushed_seq,
+            "version": state.version,
+            "comment": table.schema.comment,
+        }
+
+
+def _log(source: SystemSource) -> Iterator[dict[str, Any]]:
+    for file in source.store.log.files:
+        yield {"file": file.path.name, "number": file.number, "bytes": file.size}
+
+
+def _feeds(source: SystemSource) -> Iterator[dict[str, Any]]:
+    return source.feeds.rows()
+
+
+def _metrics(source: SystemSource) -> Iterator[dict[str, Any]]:
+    for name, value in sorted(source.store.metrics.read().items()):
+        yield {"name": name, "value": value}
+
+
+def _schema(**types: pa.DataType) -> pa.Schema:
+    return pa.schema(list(types.items()))
+
+
+_I, _S, _T = pa.int64(), pa.string(), TIMESTAMP
+_RANGE = {"rows": _I, "bytes": _I, "min_timestamp": _T, "max_timestamp": _T, "min_seq": _I, "max_seq": _I}
+
+TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str, Any]]], str]] = {
+    "parts": (
+        _schema(table=_S, exchange=_S, symbol=_S, day=pa.date32(), **_RANGE, path=_S),
+        _parts,
+        "immutable Parquet files that hold flushed rows",
+    ),
+    "segments": (
+        _schema(table=_S, **_RANGE, exchanges=pa.list_(_S), symbols=pa.list_(_S), in_parts=pa.bool_()),
+        _segments,
+        "runs of rows in memory",
+    ),
+    "tables": (
+        _schema(
+            **{"schema": _S, "table": _S, "rows": _I, "rows_in_memory": _I, "bytes_in_memory": _I, "segments": _I},
+            **{"rows_on_disk": _I, "bytes_on_disk": _I, "parts": _I, "rows_not_flushed": _I, "last_seq": _I},
+            **{"flushed_seq": _I, "version": _I, "comment": _S},
+        ),
+        _tables,
+        "how much of each table is where",
+    ),
+    "log": (_schema(file=_S, number=_I, bytes=_I), _log, "files of the write-ahead log"),
+    "feeds": (
+        _schema(feed=_S, reported_at=_T, **dict.fromkeys(_FEED_COUNTERS, _I), last_error=_S, report=_S),
+        _feeds,
+        "the newest report of each feed process",
+    ),
+    "metrics": (_schema(name=_S, value=pa.float64()), _metrics, "counters of the server since its start"),
+}
+"""Name → schema, rows, comment."""
+
+
+def make_table(name: str, source: SystemSource) -> pa.Table:
+    """Return the system table ``name`` as it is now."""
+    schema, rows, _ = TABLES[name]
+    return pa.Table.from_pylist(list(rows(source)), schema=schema)
