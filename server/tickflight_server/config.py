@@ -107,7 +107,9 @@ class FeedSettings(_Section):
     candle_closed_only: bool = Field(False, description="only finished candles")
     max_depth: int = Field(0, ge=0, description="levels a side kept of a book; 0 is all")
     snapshots_only: bool = Field(False, description="store full books only, no deltas")
-    snapshot_interval: int = Field(0, ge=0, description="an extra full book after so many deltas of a symbol; 0 is none")
+    snapshot_interval: int = Field(
+        0, ge=0, description="extra full books: one after so many deltas of a symbol; 0 never"
+    )
     http_proxy: str | None = Field(None, description="proxy of REST calls")
     ws_proxy: str | None = Field(None, description="proxy of WebSockets")
     timeout_s: int = Field(120, ge=-1, description="silence after which the connection is made anew; -1 never")
@@ -187,18 +189,24 @@ def load_settings(path: Path | None = None, overrides: dict[str, Any] | None = N
     try:
         settings = Settings(**_read_yaml(path))
         if overrides:
-            merged = _merge(settings.model_dump(), overrides)
-            settings = Settings.model_construct(**{
-                name: Settings.model_fields[name].annotation.model_validate(value)  # type: ignore[union-attr]
-                if isinstance(value, dict)
-                else [FeedSettings.model_validate(item) for item in value]
-                for name, value in merged.items()
-            })
+            settings = _override(settings, overrides)
     except ValidationError as error:
         raise _config_error(error, path) from None
     if not settings.lakehouse.enabled:
         raise ConfigError("lakehouse.enabled is false.", hint="Set it to true: there is nothing to serve otherwise.")
     return settings
+
+
+def _override(settings: Settings, overrides: dict[str, Any]) -> Settings:
+    """Return ``settings`` with ``overrides`` laid on top, each touched section validated again."""
+    changed: dict[str, Any] = {}
+    for name, value in overrides.items():
+        section = getattr(settings, name)
+        if isinstance(section, BaseModel):
+            changed[name] = type(section).model_validate(section.model_dump() | value)
+        else:
+            changed[name] = [FeedSettings.model_validate(item) for item in value]
+    return settings.model_copy(update=changed)
 
 
 def _read_yaml(path: Path | None) -> dict[str, Any]:
@@ -207,9 +215,7 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"cannot read the configuration {path}: {error.strerror}.", hint="Check --config."
-        ) from None
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}.", hint="Check --config.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML: {place}.", hint="Mend the file at that place.") from None
@@ -222,13 +228,6 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
 
 def _sections() -> list[str]:
     return list(Settings.model_fields)
-
-
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in top.items():
-        out[key] = _merge(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
-    return out
 
 
 def _config_error(error: ValidationError, path: Path | None) -> ConfigError:

@@ -1,1 +1,1 @@
-"""query"""
+"""SQL over snapshots of the store, by DuckDB."""

@@ -7,10 +7,10 @@ hold a matching row are opened. Both runs see the same ``now()``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import Any
 
@@ -22,6 +22,14 @@ import pyarrow.dataset as ds
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import QuerySettings
 from tickflight_server.errors import BusyError
+from tickflight_server.query.database import (
+    Parameters,
+    find_place,
+    make_database,
+    relation,
+    set_now,
+    view_name,
+)
 from tickflight_server.query.failures import translate
 from tickflight_server.query.filters import Filter, read_expression
 from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
@@ -30,16 +38,6 @@ from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import FeedBoard, SystemSource, make_table
 from tickflight_server.schemas import STORED, TableSchema
 from tickflight_server.store import Store, TableSnapshot
-
-MACROS = {
-    "now": "TIMESTAMP",
-    "get_current_timestamp": "TIMESTAMP",
-    "transaction_timestamp": "TIMESTAMP",
-    "current_localtimestamp": "TIMESTAMP",
-    "today": "TIMESTAMP::DATE",
-    "current_date": "TIMESTAMP::DATE",
-}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Plan:
     """
 
     statement: Statement
-    parameters: tuple[Any, ...]
+    parameters: Parameters
     schema: pa.Schema
     filters: dict[str, list[Filter | None] | None]
     now_us: int
@@ -68,7 +66,7 @@ class Plan:
 class _Probe(ds.InMemoryDataset):  # type: ignore[misc]
     """An empty table that notes which filters DuckDB pushes down to it."""
 
-    def scanner(self, columns: Any = None, filter: Any = None, **kwargs: Any) -> Any:  # noqa: A002 - pyarrow's name
+    def scanner(self, columns: Any = None, filter: Any = None, **kwargs: Any) -> Any:
         self.seen.append(filter)
         return super().scanner(columns=columns, filter=filter)
 
@@ -125,7 +123,10 @@ class Engine:
         self._settings = settings
         self._clock = clock or SystemClock()
         self.feeds = feeds or FeedBoard(self._clock)
-        self._database = _make_database(store, settings)
+        # a server works in its data folder, so that an error of the engine in the middle of a stream, which nobody
+        # can reword, has no path of the machine in it
+        self._folder = "" if Path.cwd() == store.root else f"{store.root}/"
+        self._database = make_database(store, settings, self._folder)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self._probers: LifoQueue[_Prober] = LifoQueue()
         self._readers: LifoQueue[StatementReader] = LifoQueue()
@@ -150,10 +151,19 @@ class Engine:
         """Give back a query's place; called by ``Execution.close``."""
         self._places.release()
 
-    def plan(self, sql: str, parameters: Sequence[Any] = ()) -> Plan:
+    def parameter_names(self, sql: str) -> tuple[str, ...]:
+        """Return the names of a statement's parameters in order: "1", "2", … for ``?`` and ``$1``.
+
+        Raises:
+            StatementError: it does not parse.
+        """
+        with self._statement_reader() as reader:
+            return reader.parameter_names(sql)
+
+    def plan(self, sql: str, parameters: Parameters = ()) -> Plan:
         """Bind ``sql`` without running it on data; find its result schema and the filters that reach each table.
 
-        ``parameters`` are the values of ``?`` and ``$1`` in order, as Python values.
+        ``parameters`` are the values of ``?`` and ``$1`` in order, or of ``$name`` by name, as Python values.
 
         Raises:
             StatementError: it does not parse or bind; the message has the engine's place marker.
@@ -170,8 +180,8 @@ class Engine:
             connection = prober.connection
             timer = threading.Timer(self._settings.probe_timeout_s, connection.interrupt)
             try:
-                _set_now(connection, now_us)
-                reader_ = _relation(connection, statement.sql, parameters).to_arrow_reader(1)
+                set_now(connection, now_us)
+                reader_ = relation(connection, statement.sql, parameters).to_arrow_reader(1)
                 schema = reader_.schema
                 complete = True
                 if names and not statement.explain:
@@ -179,12 +189,12 @@ class Engine:
                     complete = _drain(reader_)
                 del reader_
             except Exception as error:
-                placed = _find_place(connection, statement.sql, parameters, error)
+                placed = find_place(connection, statement.sql, parameters, error)
                 raise translate(placed, self._store.root) from None
             finally:
                 timer.cancel()
-            filters = {n: _filters(prober.probes[_view("market", n)], complete) for n in names}
-        return Plan(statement, tuple(parameters), schema, filters, now_us)
+            filters = {n: _filters(prober.probes[n], complete) for n in names}
+        return Plan(statement, parameters, schema, filters, now_us)
 
     def execute(self, plan: Plan, *, batch_rows: int | None = None) -> Execution:
         """Run a bound statement over the newest snapshot; the caller closes the execution.
@@ -213,9 +223,9 @@ class Engine:
         source = SystemSource(self._store, self.feeds)
         for schema, name in plan.statement.tables:
             if name in SYSTEM_TABLES and schema in ("", "system"):
-                connection.register(_view("system", name), make_table(name, source))
-        _set_now(connection, plan.now_us)
-        reader = _relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(batch_rows)
+                connection.register(view_name("system", name), make_table(name, source))
+        set_now(connection, plan.now_us)
+        reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(batch_rows)
         execution = Execution(self, connection, reader)
         execution.opened = opened
         self._store.metrics.add("queries")
@@ -228,17 +238,20 @@ class Engine:
     ) -> Opened:
         """Let ``connection`` see those segments and parts of ``snapshot`` that can hold matching rows."""
         table = snapshot.table
-        segments = [s for s, keep in zip(snapshot.segments, _keep(filters, SegmentCandidates(snapshot.segments)),
-                                         strict=True) if keep]
+        segments = [
+            s
+            for s, keep in zip(snapshot.segments, _keep(filters, SegmentCandidates(snapshot.segments)), strict=True)
+            if keep
+        ]
         parts = snapshot.parts.chosen(_keep(filters, PartCandidates(snapshot.parts)))
-        view = _view(table.schema, table.name)
+        view = view_name(table.schema, table.name)
         memory_schema = table.arrow(self._store.numeric, memory=True)
         ring = pa.Table.from_batches([s.batch for s in segments], schema=memory_schema)
         if len(parts) == 0:
             connection.register(view, ring)
         else:
             columns = ", ".join(f'"{c.name}"' for c in table.columns)
-            folder = self._store.root / table.name
+            folder = f"{self._folder}{table.name}"
             connection.execute(f"SET VARIABLE {view} = ?", [[f"{folder}/{p}" for p in parts.path]])
             body = f"SELECT {columns} FROM read_parquet(getvariable('{view}'), hive_partitioning = false)"
             if segments:
@@ -267,10 +280,10 @@ class Engine:
         for table in STORED.values():
             # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing
             probe = _Probe(table.arrow(self._store.numeric).empty_table())
-            prober.probes[_view("market", table.name)] = probe
-            prober.connection.register(_view(table.schema, table.name), probe)
+            prober.probes[table.name] = probe
+            prober.connection.register(view_name(table.schema, table.name), probe)
         for name, (schema, _, _) in SYSTEM_TABLES.items():
-            prober.connection.register(_view("system", name), schema.empty_table())
+            prober.connection.register(view_name("system", name), schema.empty_table())
         return prober
 
     @contextmanager
@@ -299,63 +312,6 @@ def _width(kind: pa.DataType) -> int:
         return max(1, int(kind.bit_width) // 8)
     except ValueError:
         return 24
-
-
-def _view(schema: str, name: str) -> str:
-    return f"__{schema}_{name}"
-
-
-def _make_database(store: Store, settings: QuerySettings) -> duckdb.DuckDBPyConnection:
-    """Return an empty in-memory database with the views, locked against everything but the data folder."""
-    config = {"asof_loop_join_threshold": "0", "memory_limit": f"{settings.memory_mb}MiB"}
-    if settings.threads:
-        config["threads"] = str(settings.threads)
-    database = duckdb.connect(":memory:", config=config)
-    run = database.execute
-    run(f"ATTACH ':memory:' AS {CATALOG}")
-    run(f"USE {CATALOG}")
-    run("DETACH memory")
-    run("SET GLOBAL TimeZone = 'UTC'")
-    run("SET GLOBAL python_enable_replacements = false")
-    for schema in ("market", "system"):
-        run(f'CREATE SCHEMA {CATALOG}."{schema}"')
-    for name, kind in MACROS.items():
-        run(f"CREATE MACRO {CATALOG}.market.{name}() AS getvariable('__now')::{kind}")
-    tables = [(t.schema, t.name, t.arrow(store.numeric)) for t in STORED.values()]
-    tables += [("system", name, schema) for name, (schema, _, _) in SYSTEM_TABLES.items()]
-    for schema, name, arrow in tables:
-        database.register(_view(schema, name), arrow.empty_table())
-        columns = ", ".join(f'"{n}"' for n in arrow.names)
-        run(f'CREATE VIEW {CATALOG}."{schema}"."{name}" AS SELECT {columns} FROM temp.main.{_view(schema, name)}')
-    # a list setting takes no parameter
-    folder = str(store.root).replace("'", "''")
-    run(f"SET GLOBAL allowed_directories = ['{folder}/']")
-    run("SET GLOBAL temp_directory = ''")
-    run("SET GLOBAL enable_external_access = false")
-    return database
-
-
-def _set_now(connection: duckdb.DuckDBPyConnection, now_us: int) -> None:
-    connection.execute("SET VARIABLE __now = ?", [_EPOCH + timedelta(microseconds=now_us)])
-
-
-def _relation(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> Any:
-    return connection.sql(sql, params=list(parameters) if parameters else None)
-
-
-def _find_place(
-    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any], error: Exception
-) -> Exception:
-    """Return ``error`` with the engine's marker under the place: a relation leaves it out, ``execute`` has it."""
-    if not isinstance(error, duckdb.Error) or "\nLINE " in str(error):
-        return error
-    try:
-        # only on a probing connection, whose tables are empty; it fails while it binds
-        connection.execute(sql, list(parameters) or None)
-        connection.abort()
-    except duckdb.Error as placed:
-        return placed if type(placed) is type(error) else error
-    return error
 
 
 def _drain(reader: pa.RecordBatchReader) -> bool:

@@ -18,12 +18,14 @@ from tickflight_server.errors import StatementError, TooLargeError, UnsupportedE
 
 CATALOG = "tickflight"
 # Table functions that make rows of nothing or of their arguments, or tell about the catalog; none reads a file.
-TABLE_FUNCTIONS = frozenset({
-    *("range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree", "test_all_types"),
-    *("duckdb_columns", "duckdb_constraints", "duckdb_databases", "duckdb_functions", "duckdb_indexes"),
-    *("duckdb_keywords", "duckdb_schemas", "duckdb_sequences", "duckdb_tables", "duckdb_types", "duckdb_views"),
-    *("pragma_table_info", "pragma_version", "sql_auto_complete", "icu_calendar_names", "pg_timezone_names"),
-})
+TABLE_FUNCTIONS = frozenset(
+    {
+        *("range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree", "test_all_types"),
+        *("duckdb_columns", "duckdb_constraints", "duckdb_databases", "duckdb_functions", "duckdb_indexes"),
+        *("duckdb_keywords", "duckdb_schemas", "duckdb_sequences", "duckdb_tables", "duckdb_types", "duckdb_views"),
+        *("pragma_table_info", "pragma_version", "sql_auto_complete", "icu_calendar_names", "pg_timezone_names"),
+    }
+)
 # Scalar functions that tell about the machine or the server's settings.
 REFUSED_FUNCTIONS = frozenset({"current_setting", "getenv", "getvariable", "write_log", "query", "query_table"})
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?\b(?!\s*\()", re.IGNORECASE)
@@ -59,12 +61,7 @@ class StatementReader:
             StatementError: it does not parse, or is not exactly one statement.
             UnsupportedError: it is something else than a query, or names a function that is not offered.
         """
-        size = len(sql.encode())
-        if size > self._sql_bytes_max:
-            raise TooLargeError(
-                f"the SQL text has {size} bytes, query.sql_bytes_max is {self._sql_bytes_max}.",
-                hint="Bind long lists as parameters, or join with VALUES.",
-            )
+        self._check_size(sql)
         explain = _EXPLAIN.match(sql)
         tree = self._parse(sql[explain.end() :] if explain else sql, sql)
         tables: set[tuple[str, str]] = set()
@@ -73,6 +70,29 @@ class StatementReader:
             _check(node, tables, places)
         start = len(sql[: explain.end()].encode()) if explain else 0
         return Statement(_qualify(sql, [start + p for p in places]), frozenset(tables), explain is not None)
+
+    def parameter_names(self, sql: str) -> tuple[str, ...]:
+        """Return the names of the statement's parameters: numbers in order of their value, else in order of names.
+
+        Raises:
+            TooLargeError: the text is too long.
+            StatementError: it does not parse.
+        """
+        self._check_size(sql)
+        try:
+            statements = duckdb.extract_statements(sql)
+        except duckdb.Error as error:
+            raise StatementError(str(error).strip()) from None
+        names = {name for statement in statements for name in statement.named_parameters}
+        return tuple(sorted(names, key=lambda n: (int(n) if n.isdigit() else -1, n)))
+
+    def _check_size(self, sql: str) -> None:
+        size = len(sql.encode())
+        if size > self._sql_bytes_max:
+            raise TooLargeError(
+                f"the SQL text has {size} bytes, query.sql_bytes_max is {self._sql_bytes_max}.",
+                hint="Bind long lists as parameters, or join with VALUES.",
+            )
 
     def _parse(self, text: str, whole: str) -> Any:
         try:

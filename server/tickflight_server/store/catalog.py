@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
 
@@ -20,7 +21,7 @@ import pyarrow as pa
 import structlog
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from tickflight_server.errors import StorageError
 from tickflight_server.paths import parse_part_file_name
@@ -105,14 +106,14 @@ class TableCatalog:
         transactions = [Transaction(self._app_id, flushed_seq)]
         transactions += [Transaction(self._producer_id(p), s) for p, s in producers.items()]
         properties = CommitProperties(app_transactions=transactions)
-        actions = [_add_action(part) for part in parts]
+        actions: list[AddAction | RemoveAction] = [_add_action(part) for part in parts]
         schema = Schema.from_arrow(self._schema)
         try:
             if self._delta is None:
                 create_table_with_add_actions(
                     str(self._folder),
                     schema,
-                    actions,
+                    [_add_action(part) for part in parts],
                     partition_by=list(PARTITION_KEYS),
                     name=self._table.name,
                     description=self._table.comment,
@@ -157,14 +158,14 @@ class TableCatalog:
         if actions.num_rows == 0:
             return EMPTY
 
-        def ints(name: str) -> np.ndarray:
+        def ints(name: str) -> Any:
             return actions.column(name).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
 
-        def micros(name: str) -> np.ndarray:
+        def micros(name: str) -> Any:
             column = actions.column(name).combine_chunks()
             return column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(zero_copy_only=False)
 
-        def texts(name: str) -> np.ndarray:
+        def texts(name: str) -> Any:
             return np.array(actions.column(name).to_pylist(), dtype=object)
 
         low = micros("min.timestamp")

@@ -30,7 +30,7 @@ _PLAIN_TEXT = ("id", "order_id", "client_order_id")
 
 @dataclass(frozen=True)
 class Part:
-    """A written part. ``path`` is relative to the table's folder; times are microseconds since 1970, bounds included."""
+    """A written part; ``path`` is relative to the table's folder, times are microseconds since 1970, inclusive."""
 
     path: str
     exchange: str
@@ -57,9 +57,7 @@ class PartOptions:
     row_group_rows: int
 
 
-def write_parts(
-    folder: Path, batches: Sequence[pa.RecordBatch], schema: pa.Schema, options: PartOptions
-) -> list[Part]:
+def write_parts(folder: Path, batches: Sequence[pa.RecordBatch], schema: pa.Schema, options: PartOptions) -> list[Part]:
     """Write the rows of ``batches``, one table's, to parts below ``folder``; return them in order of their keys.
 
     ``batches`` have the table's schema in memory, ``schema`` is the one in parts. When this returns, the files and

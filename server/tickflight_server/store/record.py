@@ -1,9 +1,9 @@
-"""Bytes of the write-ahead log: one record to bytes and back, no I/O. The page is proto-notes/log-format.md.
+r"""Bytes of the write-ahead log: one record to bytes and back, no I/O. The page is proto-notes/log-format.md.
 
 The rule of this file: a record is believed only when its checksum holds, and what was written by one version is read
 by the next (the file header names the format).
 
-File header, 40 bytes, little-endian: magic ``TFLOG\\r\\n\\0`` (8), format u32 = 1, crc32 u32 of the rest of the
+File header, 40 bytes, little-endian: magic ``TFLOG\r\n\0`` (8), format u32 = 1, crc32 u32 of the rest of the
 header, number u64, writer (16 bytes, UUID). Then records, each starting at a multiple of 8:
 
     offset  size  field

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,7 @@ class Segment:
     @property
     def rows(self) -> int:
         """How many rows."""
-        return self.batch.num_rows
+        return int(self.batch.num_rows)
 
 
 def make_segment(batch: pa.RecordBatch) -> Segment:
@@ -77,7 +78,7 @@ def cut(batch: pa.RecordBatch, rows_max: int) -> Iterable[pa.RecordBatch]:
 
 def merge(segments: Sequence[Segment]) -> Segment:
     """Return one segment with the rows of neighbouring ``segments``."""
-    assert all(a.last_seq + 1 == b.first_seq for a, b in zip(segments, segments[1:], strict=False))
+    assert all(a.last_seq + 1 == b.first_seq for a, b in pairwise(segments))
     table = pa.Table.from_batches([s.batch for s in segments]).unify_dictionaries().combine_chunks()
     (batch,) = table.to_batches()
     return Segment(

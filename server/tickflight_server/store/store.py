@@ -81,7 +81,7 @@ class Store:
         self._upkeep.start()
 
     def _recover(self) -> None:
-        """Load the table versions and replay the log from their flushed ``seq`` on, never holding more than a buffer."""
+        """Load the table versions and replay the log from their flushed ``seq`` on, holding one buffer at most."""
         flushed = {name: table.load() for name, table in self._tables.items()}
         replayed = 0
         for record in self._log.recover():

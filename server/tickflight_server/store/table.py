@@ -114,7 +114,7 @@ class Table:
             self._state = replace(state, bounds=_with_bound(state.bounds, target))
             producers = dict(self._published)
         batches = [s.batch for s in state.segments if s.first_seq > state.flushed_seq]
-        rows = sum(b.num_rows for b in batches)
+        rows: int = sum(b.num_rows for b in batches)
         assert rows == target - state.flushed_seq
         parts = write_parts(self._folder, batches, self._part_schema, self._options.parts)
         version = self._catalog.commit(parts, target, producers)

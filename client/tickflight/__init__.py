@@ -1,0 +1,41 @@
+"""tickflight: the thin client of an Arrow Flight SQL server for crypto market data.
+
+>>> import tickflight
+>>> client = tickflight.connect("grpc://127.0.0.1:8815")
+>>> client.sql("SELECT symbol, last(price ORDER BY timestamp) FROM trades GROUP BY symbol").polars()
+"""
+
+from tickflight.client import Client, connect
+from tickflight.errors import (
+    AuthenticationError,
+    CancelledError,
+    NotFoundError,
+    PermissionDeniedError,
+    QueryError,
+    ServerError,
+    TickflightError,
+    UnavailableError,
+    UnsupportedError,
+    WriteError,
+)
+from tickflight.result import Result
+from tickflight.writer import Ack, Writer
+
+__all__ = [
+    "Ack",
+    "AuthenticationError",
+    "CancelledError",
+    "Client",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "QueryError",
+    "Result",
+    "ServerError",
+    "TickflightError",
+    "UnavailableError",
+    "UnsupportedError",
+    "WriteError",
+    "Writer",
+    "connect",
+]
+__version__ = "0.1.0"

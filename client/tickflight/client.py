@@ -1,0 +1,165 @@
+"""The client: SQL in, Arrow out; and writers for those who bring data.
+
+The rule of this file: everything here is one call of the protocol and its answer; what is more lives in a module of
+its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
+from tickflight.errors import NotFoundError, QueryError
+from tickflight.result import Result
+from tickflight.wire.actions import FeedReport, Flush, FlushResult
+from tickflight.wire.commands import CommandGetTables
+from tickflight.wire.tickets import Query
+from tickflight.writer import Writer
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+def connect(
+    address: str = DEFAULT_ADDRESS,
+    *,
+    username: str | None = None,
+    password: str | None = None,
+    token: str | None = None,
+    timeout_s: float | None = 30.0,
+    tls_roots: bytes | None = None,
+) -> Client:
+    """Connect to a server.
+
+    Args:
+        address: ``grpc://host:port``, ``grpc+tls://host:port`` or ``host:port``.
+        username: user to log in as, with ``password``.
+        password: the user's password.
+        token: a bearer token instead of user and password.
+        timeout_s: longest wait for the answer to a call; reading a result is not limited.
+        tls_roots: certificates to trust (PEM) instead of the system's.
+
+    Raises:
+        UnavailableError: nobody answers at the address.
+        AuthenticationError: the credentials are wrong, or missing where the server wants some.
+    """
+    credentials = Credentials(username, password, token)
+    client = Client(Connection(address, credentials, timeout_s=timeout_s, tls_roots=tls_roots))
+    try:
+        _ = client.numeric_type  # one round trip, so that a wrong address or token shows here
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+class Client:
+    """A connection to a server; threads may share it. Use it as a context manager, or ``close`` it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._numeric: Literal["float64", "decimal"] | None = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<tickflight.Client of {self._connection.address}>"
+
+    def sql(self, query: str, params: Parameters | None = None) -> Result:
+        """Run a query; when this returns, it was accepted and its rows are on their way.
+
+        Args:
+            query: one SQL statement in DuckDB's dialect.
+            params: values of ``?`` or ``$1`` in order, or of ``$name`` by name; they are bound, never spliced.
+
+        Raises:
+            QueryError: the statement or a parameter is wrong; the message shows the place.
+        """
+        ticket = Query(query, parameters_to_ipc(params) if params else b"")
+        return Result(self._connection.get(ticket.serialize()))
+
+    def tables(self) -> list[str]:
+        """Return the names of all tables, as ``schema.table``."""
+        rows = self._get_tables(CommandGetTables()).to_pylist()
+        return [f"{row['db_schema_name']}.{row['table_name']}" for row in rows]
+
+    def schema(self, name: str) -> pa.Schema:
+        """Return the Arrow schema of a table, named ``trades`` or ``market.trades``.
+
+        Raises:
+            NotFoundError: there is no such table.
+        """
+        wanted, _, table = name.rpartition(".")
+        found = self._get_tables(CommandGetTables(table_name_filter_pattern=_literal(table), include_schema=True))
+        for row in found.to_pylist():
+            if row["table_name"] == table and wanted in ("", row["db_schema_name"]):
+                return pa.ipc.read_schema(pa.py_buffer(row["table_schema"]))
+        raise NotFoundError(f"there is no table {name!r}: client.tables() lists them.")
+
+    def _get_tables(self, command: CommandGetTables) -> pa.Table:
+        return Result(self._connection.get(command.serialize())).arrow()
+
+    @property
+    def numeric_type(self) -> Literal["float64", "decimal"]:
+        """How the server keeps prices and sizes."""
+        if self._numeric is None:
+            kind = self.schema("market.trades").field("price").type
+            self._numeric = "decimal" if pa.types.is_decimal(kind) else "float64"
+        return self._numeric
+
+    def writer(self, table: str, **options: Any) -> Writer:
+        """Return a writer of batches into a market table; ``options`` are those of ``Writer``."""
+        return Writer(self._connection, table, **options)
+
+    def flush(self) -> dict[str, int]:
+        """Let the server move all rows into parts now; return the flushed ``seq`` by table."""
+        answer = self._connection.action("tickflight.Flush", Flush())
+        assert isinstance(answer, FlushResult)
+        return dict(answer.flushed_seq)
+
+    def report_feed(self, feed: str, values: Mapping[str, Any]) -> None:
+        """Tell the server how a feed process is doing; table ``system.feeds`` shows the newest report."""
+        self._connection.action("tickflight.FeedReport", FeedReport(feed, json.dumps(dict(values)).encode()))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def parameters_to_ipc(params: Parameters) -> bytes:
+    """Return parameters as an Arrow IPC stream of one row: columns "0", "1", … by position, or by name.
+
+    Raises:
+        QueryError: a value has no Arrow type.
+    """
+    if isinstance(params, str | bytes):
+        raise QueryError("params is a sequence or a mapping: write [value] for a single one.")
+    items = params.items() if isinstance(params, Mapping) else ((str(i), v) for i, v in enumerate(params))
+    columns = {}
+    for name, value in items:
+        try:
+            columns[name] = _array(value)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise QueryError(f"parameter {name} of type {type(value).__name__} has no Arrow type: {error}") from None
+    batch = pa.RecordBatch.from_pydict(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _array(value: Any) -> pa.Array:
+    return pa.array([value.as_py()], value.type) if isinstance(value, pa.Scalar) else pa.array([value])
+
+
+def _literal(name: str) -> str:
+    """Return a LIKE pattern that matches just ``name``."""
+    return name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

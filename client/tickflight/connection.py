@@ -1,0 +1,137 @@
+"""The connection: one gRPC channel, who the user is, and the calls that the rest of the package makes over it.
+
+The rule of this file: credentials go in headers and nowhere else; a login that the server forgot (it was restarted) is
+made again once, by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from pyarrow import flight
+
+from tickflight.errors import TRANSLATED, AuthenticationError, QueryError, translate
+from tickflight.wire.actions import parse_action_result
+from tickflight.wire.codec import Message
+
+DEFAULT_ADDRESS = "grpc://127.0.0.1:8815"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """User and password, or a bearer token, or nothing for a server that asks for nothing."""
+
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.token is not None and self.username is not None:
+            raise AuthenticationError("give either a token or a user and password, not both.")
+        if (self.username is None) != (self.password is None):
+            raise AuthenticationError("a user needs a password, and a password a user.")
+
+
+def normalise_address(address: str) -> str:
+    """Return ``address`` as pyarrow wants it: ``host:port`` means ``grpc://host:port``, grpcs means TLS."""
+    scheme, _, rest = address.rpartition("://")
+    known = {"": "grpc", "grpc": "grpc", "grpc+tcp": "grpc", "tcp": "grpc"}
+    known |= {"grpc+tls": "grpc+tls", "grpcs": "grpc+tls", "grpc+unix": "grpc+unix"}
+    if scheme not in known or not rest:
+        raise QueryError(f"{address!r} is no address: write grpc://host:port or grpc+tls://host:port.")
+    return f"{known[scheme]}://{rest.rstrip('/')}"
+
+
+class Connection:
+    """A channel to one server. Threads may share it.
+
+    Raises:
+        UnavailableError: the server cannot be reached.
+        AuthenticationError: it does not accept the credentials.
+    """
+
+    def __init__(
+        self, address: str, credentials: Credentials, *, timeout_s: float | None, tls_roots: bytes | None
+    ) -> None:
+        self.address = normalise_address(address)
+        self._credentials = credentials
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        options: dict[str, Any] = {"tls_root_certs": tls_roots} if tls_roots else {}
+        self.client = flight.FlightClient(self.address, **options)
+        self._header: tuple[bytes, bytes] | None = None
+        if credentials.token is not None:
+            self._header = (b"authorization", f"Bearer {credentials.token}".encode())
+        try:
+            self.login()
+        except BaseException:
+            self.client.close()
+            raise
+
+    def login(self) -> None:
+        """Exchange user and password for a bearer token; nothing to do with a token or without a user."""
+        if self._credentials.username is None:
+            return
+        try:
+            options = flight.FlightCallOptions(timeout=self._timeout_s)
+            header = self.client.authenticate_basic_token(
+                self._credentials.username, self._credentials.password, options
+            )
+        except TRANSLATED as error:
+            raise translate(error) from None
+        with self._lock:
+            self._header = header
+
+    def options(self, *, timed: bool = True) -> flight.FlightCallOptions:
+        """Return the options of a call: the authorization header and, with ``timed``, the time limit."""
+        with self._lock:
+            headers = [self._header] if self._header else []
+        return flight.FlightCallOptions(timeout=self._timeout_s if timed else None, headers=headers)
+
+    def call(self, run: Callable[[flight.FlightCallOptions], T], *, timed: bool = True) -> T:
+        """Return what ``run`` returns; log in again and repeat once if the server forgot the login.
+
+        Raises:
+            TickflightError: whatever pyarrow raised, translated.
+        """
+        try:
+            try:
+                return run(self.options(timed=timed))
+            except flight.FlightUnauthenticatedError:
+                if self._credentials.username is None:
+                    raise
+                self.login()
+                return run(self.options(timed=timed))
+        except TRANSLATED as error:
+            raise translate(error) from None
+
+    def get(self, ticket: bytes) -> pa.RecordBatchReader:
+        """Return the stream of a ticket; its schema is here when this returns."""
+
+        def run(options: flight.FlightCallOptions) -> pa.RecordBatchReader:
+            stream = self.client.do_get(flight.Ticket(ticket), options)
+            reader = stream.to_reader()
+            assert reader.schema is not None
+            return reader
+
+        # the time limit is for an answer to begin, a result may take long to read
+        return self.call(run, timed=False)
+
+    def action(self, kind: str, request: Message) -> Message | None:
+        """Run an action; return its result, None for one that has none."""
+
+        def run(options: flight.FlightCallOptions) -> Message | None:
+            results: Iterator[flight.Result] = self.client.do_action(flight.Action(kind, request.serialize()), options)
+            bodies = [result.body.to_pybytes() for result in results]
+            return parse_action_result(kind, bodies[0]) if bodies else None
+
+        return self.call(run)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.client.close()

@@ -1,0 +1,107 @@
+"""Every error of the client, one tree; each class says whose fault it is.
+
+The rule of this file: what pyarrow.flight raises is translated here and nowhere else, and no server traceback or wire
+detail reaches the reader.
+
+    TickflightError
+    ├── UnavailableError       the server cannot be reached, or is too busy: try again
+    ├── AuthenticationError    wrong or missing credentials
+    ├── PermissionDeniedError  known, but not allowed
+    ├── QueryError             the statement or its parameters; keeps the engine's place marker
+    ├── NotFoundError          no such table, or a result that is gone
+    ├── UnsupportedError       the server does not offer this
+    ├── WriteError             a batch that the server refused; nothing of it was stored
+    ├── CancelledError         the call was cancelled or took longer than its time limit
+    └── ServerError            something failed inside the server
+"""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+from pyarrow import flight
+
+
+class TickflightError(Exception):
+    """Base of all errors of this package."""
+
+
+class UnavailableError(TickflightError):
+    """The server cannot be reached or has no room now; the same call may go through later."""
+
+
+class AuthenticationError(TickflightError):
+    """Wrong or missing credentials."""
+
+
+class PermissionDeniedError(TickflightError):
+    """The user is known and may not do this."""
+
+
+class QueryError(TickflightError):
+    """The statement or its parameters cannot be used; the message shows the place."""
+
+
+class NotFoundError(TickflightError):
+    """There is no such table, or the result is no longer held."""
+
+
+class UnsupportedError(TickflightError):
+    """The server does not offer this."""
+
+
+class WriteError(TickflightError):
+    """The server refused a batch and stored nothing of it. ``code`` is the server's stable name of the reason."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CancelledError(TickflightError):
+    """The call was cancelled, or took longer than its time limit."""
+
+
+class ServerError(TickflightError):
+    """Something failed inside the server; its log says what."""
+
+
+_TABLE: tuple[tuple[type[BaseException], type[TickflightError]], ...] = (
+    (flight.FlightUnauthenticatedError, AuthenticationError),
+    (flight.FlightUnauthorizedError, PermissionDeniedError),
+    (flight.FlightUnavailableError, UnavailableError),
+    (flight.FlightTimedOutError, CancelledError),
+    (flight.FlightCancelledError, CancelledError),
+    (pa.ArrowCancelled, CancelledError),
+    (pa.ArrowKeyError, NotFoundError),
+    (pa.ArrowNotImplementedError, UnsupportedError),
+    (pa.ArrowInvalid, QueryError),
+    (flight.FlightError, ServerError),
+    (pa.ArrowException, ServerError),
+    (OSError, UnavailableError),
+)
+
+TRANSLATED = tuple({theirs for theirs, _ in _TABLE})
+"""What ``translate`` knows: for ``except`` clauses."""
+
+# gRPC and Arrow wrap the server's words: prefixes of the transport, and details behind them
+_PREFIX = re.compile(
+    r"^(?:Flight (?:error|RPC failed|returned \w+ error)[^:]*(?:, with message)?:\s*"
+    r"|IOError:\s*|Could not \w+ [^:]*:\s*)+"
+)
+_DETAIL = re.compile(
+    r"\.?\s*(?:Detail: |Client context: |gRPC client debug context: |Additional context: |\. ?Detail:).*", re.DOTALL
+)
+
+
+def translate(error: BaseException) -> TickflightError:
+    """Return the client's error for what pyarrow raised."""
+    if isinstance(error, TickflightError):
+        return error
+    text = str(error)
+    text = _DETAIL.sub("", _PREFIX.sub("", text)).strip() or type(error).__name__
+    for theirs, ours in _TABLE:
+        if isinstance(error, theirs):
+            return ours(text)
+    return ServerError(text)

@@ -1,0 +1,91 @@
+# mypy: ignore-errors
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Query(_message.Message):
+    __slots__ = ("sql", "params")
+    SQL_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_FIELD_NUMBER: _ClassVar[int]
+    sql: str
+    params: bytes
+    def __init__(self, sql: _Optional[str] = ..., params: _Optional[bytes] = ...) -> None: ...
+
+class AppendStream(_message.Message):
+    __slots__ = ("table", "schema", "producer")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    schema: str
+    producer: bytes
+    def __init__(self, table: _Optional[str] = ..., schema: _Optional[str] = ..., producer: _Optional[bytes] = ...) -> None: ...
+
+class AppendBatch(_message.Message):
+    __slots__ = ("sequence",)
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+
+class AppendAck(_message.Message):
+    __slots__ = ("sequence", "first_seq", "rows", "rejected", "duplicate")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQ_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    first_seq: int
+    rows: int
+    rejected: int
+    duplicate: bool
+    def __init__(self, sequence: _Optional[int] = ..., first_seq: _Optional[int] = ..., rows: _Optional[int] = ..., rejected: _Optional[int] = ..., duplicate: bool = ...) -> None: ...
+
+class AppendError(_message.Message):
+    __slots__ = ("sequence", "code", "message", "hint")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    code: str
+    message: str
+    hint: str
+    def __init__(self, sequence: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
+
+class AppendResult(_message.Message):
+    __slots__ = ("ack", "error")
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    ack: AppendAck
+    error: AppendError
+    def __init__(self, ack: _Optional[_Union[AppendAck, _Mapping]] = ..., error: _Optional[_Union[AppendError, _Mapping]] = ...) -> None: ...
+
+class FeedReport(_message.Message):
+    __slots__ = ("feed", "json")
+    FEED_FIELD_NUMBER: _ClassVar[int]
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    feed: str
+    json: bytes
+    def __init__(self, feed: _Optional[str] = ..., json: _Optional[bytes] = ...) -> None: ...
+
+class Flush(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FlushResult(_message.Message):
+    __slots__ = ("flushed_seq",)
+    class FlushedSeqEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    FLUSHED_SEQ_FIELD_NUMBER: _ClassVar[int]
+    flushed_seq: _containers.ScalarMap[str, int]
+    def __init__(self, flushed_seq: _Optional[_Mapping[str, int]] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""Flight SQL over pyarrow.flight: decode, call a service, map errors once."""

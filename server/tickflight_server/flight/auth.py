@@ -1,0 +1,169 @@
+"""Who calls: Basic or Bearer in the headers of any call, a login that gives a bearer token, and what a call holds.
+
+The rule of this file: a password or token is compared in constant time and is never logged; a call without an identity
+ends here, before any handler.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyarrow import flight
+
+from tickflight_server.clock import Clock
+from tickflight_server.config import AuthSettings
+from tickflight_server.errors import AuthenticationError
+from tickflight_server.flight.status import to_flight
+
+ANONYMOUS = "anonymous"
+MIDDLEWARE = "call"
+_HINT = "Log in with user and password, or send 'authorization: Bearer <token>'."
+
+
+@dataclass
+class Session:
+    """A login: its token, its user, and when it was last used (monotonic seconds)."""
+
+    token: str
+    user: str
+    used: float
+
+
+class Authenticator:
+    """Checks credentials and keeps the sessions of those who logged in."""
+
+    def __init__(self, settings: AuthSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sessions: OrderedDict[str, Session] = OrderedDict()  # longest unused first
+        self._by_basic: dict[str, str] = {}  # user → token, for clients that send Basic with every call
+
+    def identify(self, authorization: str | None, *, login: bool) -> Session:
+        """Return the session for an ``authorization`` header; ``login`` makes a new one even if the user has one.
+
+        Raises:
+            AuthenticationError: no credentials, or wrong ones.
+        """
+        if not authorization:
+            if self._settings.anonymous:
+                return Session("", ANONYMOUS, self._clock.monotonic())
+            raise AuthenticationError("this server asks who you are.", hint=_HINT)
+        scheme, _, value = authorization.partition(" ")
+        if scheme.lower() == "basic":
+            return self._basic(value.strip(), login=login)
+        if scheme.lower() == "bearer":
+            return self._bearer(value.strip())
+        raise AuthenticationError(f"authorization scheme {scheme[:20]!r} is not known.", hint=_HINT)
+
+    def _basic(self, value: str, *, login: bool) -> Session:
+        try:
+            # some drivers leave out the padding
+            user, colon, password = base64.b64decode(value + "=" * (-len(value) % 4)).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError, ValueError):
+            raise AuthenticationError("the Basic credentials cannot be read.", hint=_HINT) from None
+        if not colon or not self._password_holds(user, password):
+            raise AuthenticationError("wrong user or password.", hint="Check both; they are case-sensitive.")
+        with self._lock:
+            known = self._sessions.get(self._by_basic.get(user, ""))
+            if known is not None and not login:
+                return self._touch(known)
+            session = Session(secrets.token_urlsafe(32), user, self._clock.monotonic())
+            self._sessions[session.token] = session
+            self._by_basic[user] = session.token
+            self._evict()
+            return session
+
+    def _password_holds(self, user: str, password: str) -> bool:
+        if self._settings.anonymous:
+            return True
+        expected = self._settings.users.get(user)
+        # an unknown user takes as long as a known one
+        text = expected.get_secret_value() if expected else secrets.token_urlsafe(8)
+        return hmac.compare_digest(text.encode(), password.encode()) and expected is not None
+
+    def _bearer(self, token: str) -> Session:
+        with self._lock:
+            session = self._sessions.get(token)
+            if session is not None:
+                if self._clock.monotonic() - session.used <= self._settings.session_idle_s:
+                    return self._touch(session)
+                del self._sessions[token]
+        for name, secret in self._settings.tokens.items():
+            if hmac.compare_digest(secret.get_secret_value().encode(), token.encode()):
+                return Session(token, name, self._clock.monotonic())
+        raise AuthenticationError("the bearer token is unknown or has ended.", hint="Log in again.")
+
+    def _touch(self, session: Session) -> Session:
+        session.used = self._clock.monotonic()
+        self._sessions.move_to_end(session.token)
+        return session
+
+    def _evict(self) -> None:
+        while len(self._sessions) > self._settings.sessions_max:
+            self._sessions.popitem(last=False)
+
+    def end(self, session: Session) -> bool:
+        """End a login; return whether there was one."""
+        with self._lock:
+            return self._sessions.pop(session.token, None) is not None
+
+
+class Call(flight.ServerMiddleware):  # type: ignore[misc]
+    """One call: whose it is, and what is to be freed when its last byte is sent."""
+
+    def __init__(self, session: Session, answer: Mapping[str, str]) -> None:
+        self.session = session
+        self._answer = answer
+        self._held: list[Callable[[], None]] = []
+
+    def hold(self, close: Callable[[], None]) -> None:
+        """Run ``close`` when the call has ended, in whatever way."""
+        self._held.append(close)
+
+    def sending_headers(self) -> Mapping[str, str]:
+        """Return the headers of the answer."""
+        return self._answer
+
+    def call_completed(self, exception: BaseException | None) -> None:
+        """Free what the call held."""
+        while self._held:
+            self._held.pop()()
+
+
+class CallFactory(flight.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Makes the ``Call`` of each call, or refuses it."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    def start_call(self, info: Any, headers: Mapping[str, list[str]]) -> Call:
+        """Identify the caller by the call's headers."""
+        given = headers.get("authorization")
+        value = given[0] if given else None
+        try:
+            session = self._authenticator.identify(value, login=info.method == flight.FlightMethod.HANDSHAKE)
+        except AuthenticationError as error:
+            raise to_flight(error) from None
+        basic = bool(value) and str(value).lower().startswith("basic ")
+        return Call(session, {"authorization": f"Bearer {session.token}"} if basic else {})
+
+
+class Handshake(flight.ServerAuthHandler):  # type: ignore[misc]
+    """Answers a handshake with one message; the token goes in the headers, by ``Call``."""
+
+    def authenticate(self, outgoing: Any, incoming: Any) -> None:
+        """Answer; the credentials were checked already."""
+        outgoing.write(b"")
+
+    def is_valid(self, token: bytes) -> bytes:
+        """Return no peer identity: the middleware knows who it is."""
+        return b""

@@ -1,0 +1,102 @@
+"""The engine's database and the few calls on its connections.
+
+The rule of this file: the database holds views and no rows. A view reads a temporary table of the connection, which
+each query gives its own contents; nothing outside the data folder can be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+
+from tickflight_server.config import QuerySettings
+from tickflight_server.query.statement import CATALOG
+from tickflight_server.query.system import TABLES as SYSTEM_TABLES
+from tickflight_server.schemas import STORED
+from tickflight_server.store import Store
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+MACROS = {
+    "now": "TIMESTAMP",
+    "get_current_timestamp": "TIMESTAMP",
+    "transaction_timestamp": "TIMESTAMP",
+    "current_localtimestamp": "TIMESTAMP",
+    "today": "TIMESTAMP::DATE",
+    "current_date": "TIMESTAMP::DATE",
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+
+
+def view_name(schema: str, name: str) -> str:
+    """Return the name of the temporary table that holds what a connection sees of a table."""
+    return f"__{schema}_{name}"
+
+
+def make_database(store: Store, settings: QuerySettings, prefix: str) -> duckdb.DuckDBPyConnection:
+    """Return an empty in-memory database with the views, locked against everything but the data folder."""
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "asof_loop_join_threshold": "0",
+        "memory_limit": f"{settings.memory_mb}MiB",
+    }
+    if settings.threads:
+        config["threads"] = str(settings.threads)
+    database = duckdb.connect(":memory:", config=config)
+    run = database.execute
+    run(f"ATTACH ':memory:' AS {CATALOG}")
+    run(f"USE {CATALOG}")
+    run("DETACH memory")
+    run("SET GLOBAL TimeZone = 'UTC'")
+    run("SET GLOBAL python_enable_replacements = false")
+    for schema in ("market", "system"):
+        run(f'CREATE SCHEMA {CATALOG}."{schema}"')
+    for name, kind in MACROS.items():
+        run(f"CREATE MACRO {CATALOG}.market.{name}() AS getvariable('__now')::{kind}")
+    tables = [(t.schema, t.name, t.arrow(store.numeric)) for t in STORED.values()]
+    tables += [("system", name, schema) for name, (schema, _, _) in SYSTEM_TABLES.items()]
+    for schema, name, arrow in tables:
+        database.register(view_name(schema, name), arrow.empty_table())
+        columns = ", ".join(f'"{n}"' for n in arrow.names)
+        run(f'CREATE VIEW {CATALOG}."{schema}"."{name}" AS SELECT {columns} FROM temp.main.{view_name(schema, name)}')
+    # a list setting takes no parameter
+    folders = ", ".join("'{}/'".format(f"{prefix}{name}".replace("'", "''")) for name in STORED)
+    run(f"SET GLOBAL allowed_directories = [{folders}]")
+    run("SET GLOBAL temp_directory = ''")
+    run("SET GLOBAL enable_external_access = false")
+    return database
+
+
+def set_now(connection: duckdb.DuckDBPyConnection, now_us: int) -> None:
+    """Let ``now()`` say ``now_us``, microseconds since 1970 UTC, on this connection."""
+    connection.execute("SET VARIABLE __now = ?", [_EPOCH + timedelta(microseconds=now_us)])
+
+
+def relation(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters) -> Any:
+    """Return ``sql`` bound as a relation, which streams its result without copying it once more."""
+    return connection.sql(sql, params=_engine_parameters(parameters))
+
+
+def _engine_parameters(parameters: Parameters) -> Any:
+    if not parameters:
+        return None
+    # numbered ones go by position, whichever way they came
+    if isinstance(parameters, Mapping):
+        numbered = all(name.isdigit() for name in parameters)
+        return list(parameters.values()) if numbered else dict(parameters)
+    return list(parameters)
+
+
+def find_place(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters, error: Exception) -> Exception:
+    """Return ``error`` with the engine's marker under the place: a relation leaves it out, ``execute`` has it."""
+    if not isinstance(error, duckdb.Error) or "\nLINE " in str(error):
+        return error
+    try:
+        # only on a probing connection, whose tables are empty; it fails while it binds
+        connection.execute(sql, _engine_parameters(parameters))
+        connection.abort()
+    except duckdb.Error as placed:
+        return placed if type(placed) is type(error) else error
+    return error

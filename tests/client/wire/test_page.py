@@ -1,0 +1,44 @@
+"""The worked examples of proto-notes/flight-sql.md."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tickflight.wire.actions import ACTIONS
+from tickflight.wire.append import AppendAck, AppendResult
+from tickflight.wire.commands import COMMANDS, AppendStream, parse_command
+from tickflight.wire.tickets import Query, parse_ticket
+
+PAGE = (Path(__file__).parents[3] / "proto-notes" / "flight-sql.md").read_text()
+
+
+def example(name):
+    (block,) = re.findall(rf"```hex {name}\n(.*?)```", PAGE, re.DOTALL)
+    return bytes.fromhex(re.sub(r"#.*", "", block))
+
+
+def claimed(cls):
+    (text,) = re.findall(rf"^`({cls.__name__}\(.*?\))`", PAGE, re.MULTILINE)
+    return eval(text, {cls.__name__: cls})
+
+
+@pytest.mark.parametrize(
+    ("cls", "parse"), [(Query, parse_ticket), (AppendStream, parse_command), (AppendAck, AppendAck.parse)]
+)
+def test_worked_example_is_what_the_page_claims(cls, parse):
+    assert parse(example(cls.__name__)) == claimed(cls)
+    assert claimed(cls).serialize() == example(cls.__name__)
+
+
+def test_acknowledgement_in_a_put_result_is_as_the_page_says():
+    assert AppendResult(ack=claimed(AppendAck)).serialize() == bytes.fromhex("0a0a") + example("AppendAck")
+
+
+def test_every_action_is_on_the_page():
+    assert not [name for name in ACTIONS if f"`{name}`" not in PAGE]
+
+
+def test_every_command_is_on_the_page():
+    short = [cls.__name__.replace("CommandGet", "") for cls in COMMANDS.values()]
+    assert not [name for name in short if name not in PAGE]
