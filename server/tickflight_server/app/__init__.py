@@ -1,0 +1,1 @@
+"""Whole processes put together: the server, its feed processes, the demo."""
