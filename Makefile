@@ -1,0 +1,64 @@
+# Everything that a person or CI runs. `make demo` and `make test` need Python 3.11 or later, git and make; the rest is
+# installed into .venv, once: a stamp remembers what was installed from.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+INSTALL_STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+MANIFESTS := .ci/install constraints.txt client/pyproject.toml server/pyproject.toml pyproject.toml
+
+.PHONY: demo test lint bench crash proto install dev clean help
+
+help:
+	@echo "make demo [ARGS=\"--seconds 10\"]   install, then show the whole way from exchange to query"
+	@echo "make test [ARGS=\"-k name\"]        install, then run the tests"
+	@echo "make lint                         ruff, mypy, import-linter"
+	@echo "make bench [ARGS=\"smoke\"]         figures, one JSON line each"
+	@echo "make proto                        generate the protobuf code anew"
+
+demo: $(INSTALL_STAMP)
+	$(BIN)/tickflight-server demo $(ARGS)
+
+test: $(DEV_STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p tickflight -p tickflight_server
+	$(BIN)/lint-imports
+
+bench: $(DEV_STAMP)
+	$(BIN)/python -m bench $(or $(ARGS),smoke)
+
+install: $(INSTALL_STAMP)
+
+dev: $(DEV_STAMP)
+
+$(VENV)/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: no Python 3.11 or later was found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALL_STAMP): $(VENV)/bin/python $(MANIFESTS)
+	sh .ci/install $(VENV) run
+	touch $@
+
+$(DEV_STAMP): $(INSTALL_STAMP)
+	sh .ci/install $(VENV) dev
+	touch $@
+
+# grpcio-tools 1.73.1 writes code that runs with protobuf 6.31 and later, 7.x included
+proto:
+	$(PYTHON) -m venv $(VENV)-proto
+	$(VENV)-proto/bin/python -m pip install --quiet grpcio-tools==1.73.1
+	$(VENV)-proto/bin/python -m grpc_tools.protoc -I client --python_out=client --pyi_out=client client/tickflight/wire/*.proto
+	sed -i 's/^from google.protobuf import descriptor_pool as/from tickflight.wire import pool as/' client/tickflight/wire/*_pb2.py
+	sed -i '1i # mypy: ignore-errors' client/tickflight/wire/*_pb2.pyi
+	rm -rf $(VENV)-proto
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
