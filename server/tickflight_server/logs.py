@@ -11,19 +11,20 @@ import sys
 
 import structlog
 
-from tickflight_server.config import LogSettings
 
+def configure_logs(least: str = "info", form: str = "auto") -> None:
+    """Send this process's events, and those of libraries that use ``logging``, to standard error.
 
-def configure_logs(settings: LogSettings) -> None:
-    """Send this process's events, and those of libraries that use ``logging``, to standard error."""
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    ``least`` and ``form`` are the settings ``log.level`` and ``log.format``.
+    """
+    level = logging.getLevelNamesMapping()[least.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     )

@@ -33,7 +33,7 @@ STOP_S = 60.0
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What ``tickflight-server demo`` is asked for. ``exchange`` None is the sandbox, ``seconds`` None is until Ctrl-C."""
+    """What the demo is asked for; without ``exchange`` the sandbox, without ``seconds`` until Ctrl-C."""
 
     folder: Path
     seconds: float | None = None
@@ -110,7 +110,6 @@ def _write_config(options: DemoOptions, sandbox: _Process | None) -> Path:
     }
     path = options.folder / "demo.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
-    # serve is given the file without its feeds: the demo runs the feed itself, to stop it first and count
     return path
 
 
@@ -135,7 +134,7 @@ class _Process:
         self._log = logs / f"{name}.log"
         command = [sys.executable, "-m", "tickflight_server.cli", *arguments]
         if name == "server":
-            command.append("--no-feeds")
+            command.append("--no-feeds")  # the demo runs the feed itself, to stop it first and count
         if name == "sandbox":
             command = [sys.executable, "-m", "tickflight_server.feed.sandbox", *arguments]
         with self._log.open("wb") as log:

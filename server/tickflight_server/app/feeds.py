@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import tickflight
 
+import tickflight
 from tickflight_server.config import CollectorSettings, Settings
 from tickflight_server.feed.runner import run_feeds
 
@@ -63,7 +63,7 @@ class _Reporter:
             self._client.close()
 
 
-def credentials(collector: CollectorSettings) -> dict[str, str | None]:
+def credentials(collector: CollectorSettings) -> dict[str, Any]:
     """Return how a collector logs in, as arguments of ``tickflight.connect``."""
     return {
         "username": collector.username,

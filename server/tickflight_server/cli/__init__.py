@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 import tickflight_server
-from tickflight_server.config import LogSettings, Settings, load_settings
+from tickflight_server.config import Settings, load_settings
 from tickflight_server.errors import ServerError
 from tickflight_server.logs import configure_logs
 
@@ -34,7 +34,7 @@ def cli() -> None:
 def _settings(config: Path | None, **sections: dict[str, Any]) -> Settings:
     overrides = {name: {k: v for k, v in values.items() if v is not None} for name, values in sections.items()}
     settings = load_settings(config, {name: values for name, values in overrides.items() if values})
-    configure_logs(settings.log)
+    configure_logs(settings.log.level, settings.log.format)
     return settings
 
 
@@ -116,7 +116,7 @@ def demo(
     """Show the whole way: an exchange, cryptofeed, the server, and a live view of its tables."""
     from tickflight_server.app.demo import DemoOptions, run_demo
 
-    configure_logs(LogSettings())
+    configure_logs()
     names = tuple(s.strip() for s in symbols.split(",") if s.strip()) if symbols else ()
     options = DemoOptions(data, seconds, exchange, sandbox.upper(), names, rate, seed, port)
     if not run_demo(options, click.echo):
