@@ -1,0 +1,23 @@
+"""``python -m bench NAME …``: run benchmarks by name and print their figures, one JSON line each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+
+from bench import smoke
+from bench.figures import Figure
+
+BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {"smoke": smoke.run}
+
+
+def main() -> None:
+    """Run the benchmarks that are named."""
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("names", nargs="+", choices=sorted(BENCHES), metavar="NAME", help=", ".join(sorted(BENCHES)))
+    for name in parser.parse_args().names:
+        for figure in BENCHES[name]():
+            print(figure.to_json(), flush=True)
+
+
+main()

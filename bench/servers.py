@@ -1,0 +1,32 @@
+"""Servers for benchmarks: a process of its own, on a data folder of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def running_server(*arguments: str) -> Iterator[tuple[str, Path]]:
+    """Run ``tickflight-server serve`` in a new folder; give its address and its data folder."""
+    with tempfile.TemporaryDirectory(prefix="tickflight-bench-") as name:
+        folder = Path(name)
+        command = [
+            *(sys.executable, "-m", "tickflight_server.cli", "serve"),
+            *("--storage-path", str(folder / "store"), "--port", "0", *arguments),
+        ]
+        with (folder / "server.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline().decode()
+            if not line:
+                raise RuntimeError((folder / "server.log").read_text()[-2000:])
+            yield line.split()[-1], folder / "store"
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
