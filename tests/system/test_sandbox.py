@@ -13,7 +13,9 @@ from system_processes import Program, SandboxProgram, wait_for
 
 CHANNELS = ("trades", "ticker", "l2_book", "candles")
 SYMBOLS = ("BTC-USDT", "ETH-USDT")
-DENSE = 'SELECT count(*) n, count(DISTINCT seq) d, coalesce(min(seq), 1) low, coalesce(max(seq), 0) high FROM market."{}"'
+DENSE = (
+    'SELECT count(*) n, count(DISTINCT seq) d, coalesce(min(seq), 1) low, coalesce(max(seq), 0) high FROM market."{}"'
+)
 
 
 @pytest.fixture(params=["BINANCE", "OKX"])
