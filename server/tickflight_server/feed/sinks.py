@@ -6,19 +6,22 @@ durable. Retries and exactly-once are the writer's and the store's: a future tha
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from tickflight_server.errors import ConfigError, UnsupportedError
+from tickflight_server.errors import ConfigError
 from tickflight_server.schemas import STORED, NumericType
 
-CLOSE_FLUSH_S = 1.0
+if TYPE_CHECKING:
+    from tickflight_server.query.engine import Engine
 
+CLOSE_FLUSH_S = 1.0
 Params = Sequence[Any] | Mapping[str, Any] | None
 
 
@@ -142,19 +145,24 @@ class EmbeddedSink:
         self._store = store
         self._close = close
         self.numeric: NumericType = getattr(store, "numeric", "float64")
+        self._engine_lock = threading.Lock()
+        self._engine: Engine | None = None
 
     def append(self, table: str, batch: pa.RecordBatch) -> Future[Any]:
         """Append to the store's log; the future ends when the record is synced."""
         return self._store.append(table, batch)
 
     def query(self, sql: str, params: Params = None) -> pa.Table:
-        """Run a query on the store, where what was embedded can (a ``Store`` alone has no engine)."""
-        run = getattr(self._store, "query", None)
-        if run is None:
-            raise UnsupportedError(
-                "the embedded store has no query engine.", hint="Query it through a server or tickflight_server.app."
-            )
-        return run(sql, params)
+        """Run a query over the store, by an engine that is made for the first one."""
+        from tickflight_server.config import QuerySettings  # late: a feed that never asks needs no engine
+        from tickflight_server.query.engine import Engine
+
+        with self._engine_lock:
+            if self._engine is None:
+                self._engine = Engine(self._store, QuerySettings())  # type: ignore[arg-type]
+            engine = self._engine
+        with engine.execute(engine.plan(sql, params or ())) as execution:
+            return execution.reader.read_all()
 
     def flush(self) -> None:
         """Move what the store has in memory into parts."""
@@ -162,6 +170,10 @@ class EmbeddedSink:
 
     def close(self) -> None:
         """Close the store if it was opened for this sink; a store that was passed in stays open."""
+        with self._engine_lock:
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
         if self._close is not None:
             self._close()
 

@@ -11,9 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tickflight_server.config import LakehouseSettings
 from tickflight_server.errors import ConfigError
 from tickflight_server.feed.backends import TradeTickflight
 from tickflight_server.feed.sinks import EmbeddedSink, FlightSink, StoredAck, embedded_sink, open_embedded_store
+from tickflight_server.store import Store
 
 BATCH = pa.record_batch({"a": [1]})
 
@@ -107,13 +109,16 @@ def test_what_is_no_store_is_told() -> None:
         open_embedded_store(42)
 
 
-async def test_backend_writes_into_the_store_at_a_path(tmp_path: Path, trade: Any) -> None:
-    store = pytest.importorskip("tickflight_server.store")
-    if not hasattr(store, "Store"):
-        pytest.skip("the store is not built yet")
+async def test_backend_writes_into_the_store_at_a_path_and_asks_it(tmp_path: Path, trade: Any) -> None:
     backend = TradeTickflight(embedded=tmp_path / "lake")
     for number in range(10):
         await backend(trade(id=str(number)), 1_700_000_001.0)
     await backend(trade(price="x"), 1_700_000_001.0)
+    assert await backend.flush_buffer() == 0
+    answer = await backend.query("SELECT count(*) AS n FROM trades WHERE id < ?", ["5"])
+    assert answer.to_pylist() == [{"n": 5}]
     await backend.stop()
     assert (backend.get_metrics()["acknowledged"], backend.get_metrics()["rejected"]) == (10, 1)
+    with Store(LakehouseSettings(storage_path=tmp_path / "lake")) as store:
+        assert store.snapshot("trades").last_seq == 10
+        assert store.snapshot("rejected").last_seq == 1
