@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 from pydantic import SecretStr
 
-from tickflight_server.app.feeds import FeedSupervisor
+from tickflight_server.app.supervisor import FeedSupervisor
 from tickflight_server.config import Settings
 from tickflight_server.errors import ConfigError
 from tickflight_server.flight.server import FlightSqlServer
@@ -39,11 +39,11 @@ class Server:
 
     def __init__(self, settings: Settings, config_path: Path | None = None) -> None:
         _check_exposure(settings)
-        token = secrets.token_urlsafe(32)
-        if settings.feeds and not settings.auth.anonymous:
-            # the feed process logs in with a token of this run
+        token = _feed_token(settings)
+        if token is not None:
             tokens = {**settings.auth.tokens, FEED_TOKEN: SecretStr(token)}
             settings = settings.model_copy(update={"auth": settings.auth.model_copy(update={"tokens": tokens})})
+        started_in = Path.cwd()
         self.store = Store(settings.lakehouse)
         try:
             # errors of the engine then name files relative to the data folder
@@ -56,8 +56,7 @@ class Server:
         self.address = f"grpc://{_reachable(settings.flight.host)}:{self.flight.port}"
         self._feeds: FeedSupervisor | None = None
         if settings.feeds:
-            given = None if settings.auth.anonymous else token
-            self._feeds = FeedSupervisor(config_path, self.address, given)
+            self._feeds = FeedSupervisor(config_path, self.address, token, started_in)
 
     def close(self) -> None:
         """Stop feeds, then calls, then flush and let the data folder go."""
@@ -94,6 +93,12 @@ def stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _feed_token(settings: Settings) -> str | None:
+    """Return a token of this run for the feed process, None if it needs none or has credentials of its own."""
+    own = settings.collector.username is not None or settings.collector.token is not None
+    return None if not settings.feeds or settings.auth.anonymous or own else secrets.token_urlsafe(32)
 
 
 def _check_exposure(settings: Settings) -> None:
