@@ -257,7 +257,7 @@ class Collector:
         except Exception as error:
             self._land(number, error)
             return
-        future.add_done_callback(lambda done: self._land(number, _failure(done)))
+        future.add_done_callback(lambda done: self._land(number, _failure(done), _refused(done)))
 
     def _append(self, table: str, batch: Any) -> Future[Any]:
         """Append, waiting out a full buffer for as long as draining may take."""
@@ -271,7 +271,7 @@ class Collector:
                     raise
                 self._ended.wait(CONNECT_WAIT_S[0])
 
-    def _land(self, number: int, error: BaseException | None) -> None:
+    def _land(self, number: int, error: BaseException | None, refused: int = 0) -> None:
         with self._landed:
             flight = self._outstanding.pop(number, None)
             if flight is None:  # given up before its answer came
@@ -286,7 +286,7 @@ class Collector:
         elif flight.as_rejected:
             lane.landed(number, rejected=rows)
         else:
-            lane.landed(number, acknowledged=rows)
+            lane.landed(number, acknowledged=rows - refused, rejected=refused)
 
 
 @dataclass(frozen=True)
@@ -336,6 +336,11 @@ def close_all() -> None:
 
 
 atexit.register(close_all)
+
+
+def _refused(done: Future[Any]) -> int:
+    """Return how many rows of an acknowledged batch the store kept aside; a batch of rejected rows is not one."""
+    return 0 if _failure(done) is not None else int(done.result().rejected)
 
 
 def _failure(future: Future[Any]) -> BaseException | None:

@@ -40,6 +40,7 @@ class MemorySink:
         self.gate.set()
         self.fail: Exception | None = None
         self.busy = 0
+        self.refuse = 0  # rows of each batch that the store keeps aside
         self.closed = False
         self.flushed = 0
         self._waiting: list[tuple[Future[Any], StoredAck]] = []
@@ -54,7 +55,8 @@ class MemorySink:
             future.set_exception(self.fail)
             return future
         with self._lock:
-            ack = StoredAck(sum(b.num_rows for b in self.batches[table]), batch.num_rows)
+            first = sum(b.num_rows for b in self.batches[table])
+            ack = StoredAck(first, batch.num_rows - self.refuse, self.refuse)
             self.batches[table].append(batch)
             if not self.gate.is_set():
                 self._waiting.append((future, ack))

@@ -486,3 +486,13 @@ def test_wrong_arguments_are_told(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         BookTickflight(**arguments)
     assert caught.value.hint
+
+
+async def test_rows_that_the_store_keeps_aside_count_as_rejected(sink: Any, trade: Any) -> None:
+    sink.refuse = 1
+    backend = TradeTickflight(embedded=sink)
+    for number in range(5):
+        await backend(trade(id=str(number)), 1_700_000_001.0)
+    await backend.stop()
+    metrics = backend.get_metrics()
+    assert (metrics["received"], metrics["acknowledged"], metrics["rejected"]) == (5, 4, 1)
