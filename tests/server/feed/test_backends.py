@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tickflight_server.config import LakehouseSettings
-from tickflight_server.errors import ConfigError, UnsupportedError
+from tickflight_server.errors import ConfigError
 from tickflight_server.feed import backends as module
 from tickflight_server.feed import collector
 from tickflight_server.feed.backends import BACKENDS, BookTickflight, TickerTickflight, TradeTickflight, backend_for
@@ -392,21 +392,6 @@ async def test_adapter_methods_of_the_specification(sink: Any, trade: Any) -> No
     )
     assert {"last_error", "lag"} <= set(backend.get_metrics())
     await backend.stop()
-
-
-async def test_store_without_an_engine_says_so(trade: Any, sink: Any) -> None:
-    class Store:
-        numeric = "float64"
-        append = sink.append
-        flush = sink.flush
-
-    backend = TradeTickflight(embedded=Store())
-    with pytest.raises(UnsupportedError):
-        await backend.query("select 1")
-    await backend(trade(), AT)
-    await backend.stop()
-    assert sink.count("trades") == 1
-    assert not sink.closed
 
 
 def book_of(make_book: Any, levels: int = 3) -> Any:
