@@ -68,7 +68,8 @@ class TableCatalog:
     def load(self) -> tuple[PartIndex, int]:
         """Read the newest version; return its parts and the flushed ``seq`` (0 if nothing was flushed).
 
-        Parts of a flush that died before its commit are deleted.
+        Parts of a flush that died before its commit are deleted, and a version that was written and not synced is
+        synced: the log may be released up to what this returns. Call it again after a failed flush.
 
         Raises:
             StorageError: the table cannot be read, or holds another schema.
@@ -80,6 +81,7 @@ class TableCatalog:
             self._delta = DeltaTable(str(self._folder))
             flushed = self._delta.transaction_version(self._app_id) or 0
             index = self._read_parts(self._delta)
+            self._sync_log()
         except (DeltaError, OSError, pa.ArrowInvalid) as error:
             raise StorageError(f"cannot read table {self._table.name}: {_first_line(error)}.") from None
         self._check_schema(self._delta)
@@ -101,7 +103,7 @@ class TableCatalog:
         When this returns, the commit is on disk.
 
         Raises:
-            StorageError: the commit failed; nothing of it is visible.
+            StorageError: the commit failed, and only ``load`` tells whether it is visible all the same.
         """
         transactions = [Transaction(self._app_id, flushed_seq)]
         transactions += [Transaction(self._producer_id(p), s) for p, s in producers.items()]
@@ -135,11 +137,17 @@ class TableCatalog:
         return self._delta.version()
 
     def _sync_log(self) -> None:
-        """Make the newest commit durable: delta-rs writes it and leaves the sync to the system."""
+        """Make the newest version durable: delta-rs writes it and leaves the sync to the system."""
         folder = self._folder / "_delta_log"
-        sync_file(folder / f"{self.version:020d}.json")
+        name = f"{self.version:020d}"
+        sync_file(folder / f"{name}.json")
+        if (checkpoint := folder / f"{name}.checkpoint.parquet").exists():
+            # whoever opens the table next starts from it
+            sync_file(checkpoint)
+            sync_file(folder / "_last_checkpoint")
         sync_folder(folder)
         sync_folder(self._folder)
+        sync_folder(self._folder.parent)
 
     def _check_schema(self, delta: DeltaTable) -> None:
         # types by name, both as Delta would give them; nullability and metadata are not compared

@@ -68,7 +68,7 @@ class Committer:
         self._bytes = 0
         self._condition = threading.Condition()
         self._closing = False
-        self._failure: Exception | None = None
+        self._failure: LogClosedError | None = None
         self._thread = threading.Thread(target=self._run, name="log-commit", daemon=True)
 
     def start(self) -> None:
@@ -76,7 +76,7 @@ class Committer:
         self._thread.start()
 
     @property
-    def failure(self) -> Exception | None:
+    def failure(self) -> LogClosedError | None:
         """Why nothing is accepted any more, None while all is well."""
         return self._failure
 
@@ -94,8 +94,10 @@ class Committer:
             LogClosedError: the log failed or the store is closing.
         """
         with self._condition:
-            if self._failure is not None or self._closing:
-                raise LogClosedError(str(self._failure) if self._failure else "the store is closing.")
+            if self._failure is not None:
+                raise LogClosedError(self._failure.message, hint=self._failure.hint)
+            if self._closing:
+                raise LogClosedError("the store is closed.")
             self._queue.extend(items)
             self._bytes += sum(i.record.payload.size for i in items)
             self._condition.notify_all()
@@ -134,16 +136,24 @@ class Committer:
                 record = item.record
                 item.table.publish(record.first_seq, item.batch, record.producer, record.sequence)
         except Exception as error:  # whatever it is, nobody may be told that the rows are durable
-            LOG.error("log.commit_failed", error=str(error), batches=len(group))
+            LOG.error("log.commit_failed", error=repr(error), batches=len(group))
+            failure = error if isinstance(error, LogClosedError) else _unexpected(error)
             with self._condition:
-                self._failure = error
+                self._failure = failure
                 group.extend(self._queue)
                 self._queue.clear()
             for item in group:
-                item.future.set_exception(error)
+                item.future.set_exception(failure)
             return
         for item in group:
             item.future.set_result(None)
         self._metrics.add("log_commits")
         self._metrics.add("log_commit_seconds", self._clock.monotonic() - started)
         self._metrics.add("rows_appended", sum(i.record.rows for i in group))
+
+
+def _unexpected(error: Exception) -> LogClosedError:
+    return LogClosedError(
+        f"rows could not be logged and published: {error!r}. Nothing is accepted any more.",
+        hint="Restart the server; what was acknowledged is in the log.",
+    )

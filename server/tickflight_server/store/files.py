@@ -24,10 +24,23 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and what is missing above it, private to their owner, their names durable."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    # pathlib's parents=True would give the parents the umask's mode
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
+
+
 def make_folders(folder: Path, below: Path) -> list[Path]:
     """Make ``folder``, private to its owner, and return it and its parents down from ``below`` for syncing."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     chain = [folder]
     while chain[-1] != below:
         chain.append(chain[-1].parent)
+    if not folder.is_dir():
+        make_folder(below)
+        for missing in reversed(chain[:-1]):
+            missing.mkdir(mode=0o700, exist_ok=True)
     return chain

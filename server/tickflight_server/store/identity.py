@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tickflight_server.errors import ConfigError
 from tickflight_server.paths import Layout
-from tickflight_server.store.files import sync_folder
+from tickflight_server.store.files import make_folder, sync_folder
 
 
 class FolderLock:
@@ -30,13 +30,10 @@ class FolderLock:
         """
         root = self._layout.root
         try:
-            self._layout.internal.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._layout.internal)
             fd = os.open(self._layout.lock, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ConfigError(
-                f"cannot use the data folder {root}: {error.strerror}.",
-                hint="Give lakehouse.storage_path a folder that this user may write.",
-            ) from None
+            raise _unusable(root, error) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -46,8 +43,12 @@ class FolderLock:
                 f"the data folder {root} is used by another server (process {owner}).",
                 hint="Stop it, or give this one a lakehouse.storage_path of its own.",
             ) from None
-        os.ftruncate(fd, 0)
-        os.write(fd, str(os.getpid()).encode())
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, str(os.getpid()).encode())
+        except OSError as error:
+            os.close(fd)
+            raise _unusable(root, error) from None
         self._fd = fd
 
     def close(self) -> None:
@@ -57,25 +58,42 @@ class FolderLock:
             self._fd = -1
 
 
+def _unusable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot use the data folder {folder}: {error.strerror}.",
+        hint="Give lakehouse.storage_path a folder that this user may write.",
+    )
+
+
 def load_writer(layout: Layout) -> uuid.UUID:
     """Return the identity of this folder's writer, made once and kept.
 
     Raises:
-        ConfigError: the file holds something else.
+        ConfigError: the file holds something else, or cannot be made.
     """
     path: Path = layout.writer
-    if not path.exists():
-        identity = uuid.uuid4()
-        temporary = path.with_suffix(".new")
-        with temporary.open("w") as file:
-            file.write(f"{identity}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        sync_folder(path.parent)
+    try:
+        if not path.exists():
+            _make_writer(path)
+    except OSError as error:
+        raise _unusable(layout.root, error) from None
     try:
         return uuid.UUID(path.read_text().strip())
     except (ValueError, OSError):
         raise ConfigError(
             f"{path} does not hold the writer's identity.", hint="Restore it from a backup; do not make a new one."
         ) from None
+
+
+def _make_writer(path: Path) -> None:
+    """Write a new identity; the file has its name only when all of it is on disk."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(fd, f"{uuid.uuid4()}\n".encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    sync_folder(path.parent)

@@ -70,7 +70,7 @@ def write_parts(folder: Path, batches: Sequence[pa.RecordBatch], schema: pa.Sche
     first_seq, last_seq = (pc.min_max(table.column("seq"))[k].as_py() for k in ("min", "max"))
     name = part_file_name(first_seq, last_seq, secrets.token_hex(4))
     touched: set[Path] = set()
-    parts = []
+    parts: list[Part] = []
     try:
         for exchange, symbol, day, rows in _split(table):
             date = datetime.fromtimestamp(day * 86_400, UTC)

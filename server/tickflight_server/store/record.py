@@ -25,6 +25,7 @@ header, number u64, writer (16 bytes, UUID). Then records, each starting at a mu
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ RECORD_MAGIC = b"TFLR"
 RECORD_HEADER = struct.Struct("<4sIIBBBBQQQII")
 KIND_APPEND = 1
 ALIGN = 8
+_RECORD_START = re.compile(re.escape(RECORD_MAGIC))
 
 assert FILE_HEADER.size == 40
 assert RECORD_HEADER.size == 48
@@ -69,8 +71,11 @@ class AppendRecord:
         return self.first_seq + self.rows - 1
 
     def batch(self) -> pa.RecordBatch:
-        """Return the rows, reading the payload without copying where its layout allows."""
-        with pa.ipc.open_stream(self.payload) as reader:
+        """Return the rows, in memory of their own.
+
+        The payload is copied: where it lies in a file it is not aligned, and it would keep the whole file in memory.
+        """
+        with pa.ipc.open_stream(pa.py_buffer(self.payload.to_pybytes())) as reader:
             batch = reader.read_next_batch()
         assert batch.num_rows == self.rows
         return batch
@@ -167,15 +172,13 @@ def parse_record(data: memoryview, offset: int) -> tuple[AppendRecord, int, int]
 
 def find_record(data: memoryview, offset: int) -> int | None:
     """Return the offset of the next whole record at or after ``offset``, or None: for telling damage from a tail."""
-    raw = bytes(data[offset:])
-    place = raw.find(RECORD_MAGIC)
-    while place >= 0:
-        if (offset + place) % ALIGN == 0:
+    for match in _RECORD_START.finditer(data, offset):
+        place = match.start()
+        if place % ALIGN == 0:
             try:
-                parse_record(data, offset + place)
+                parse_record(data, place)
             except BadRecordError:
                 pass
             else:
-                return offset + place
-        place = raw.find(RECORD_MAGIC, place + 1)
+                return place
     return None

@@ -6,7 +6,8 @@ then meets few large segments, and each knows its times and symbols, so that a q
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MERGE_FAN_IN = 8
-_TIERS = (1_024, 8_192)  # rows; above the last, the tier ends at the configured segment size
+MERGE_MANY = 64  # so many neighbours are merged, whatever their sizes
+_TIERS = (512, 4_096, 32_768)  # rows; where size classes end, eight of one make one of the next
+_MERGED_BYTES_MAX = 64 << 20  # books have long rows: merging must neither copy for long nor overflow 32-bit offsets
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,35 +96,52 @@ def merge(segments: Sequence[Segment]) -> Segment:
     )
 
 
-def _tier(rows: int, full_rows: int) -> int:
-    for number, limit in enumerate(_TIERS):
-        if rows < limit:
-            return number
-    return len(_TIERS) if rows < full_rows else len(_TIERS) + 1
+def _tier(rows: int) -> int:
+    return bisect.bisect_right(_TIERS, rows)
 
 
 def find_merge(segments: Sequence[Segment], bounds: Iterable[int], full_rows: int) -> Sequence[Segment]:
     """Return the neighbours that should become one segment next, or an empty sequence.
 
-    Eight or more neighbours of one size class or below are merged, the smallest class first, so that each row is copied
-    a few times at most; no merge crosses a ``seq`` in ``bounds``, where a flush has cut or is cutting.
+    Eight or more of one size class are merged, with the smaller ones between them, the smallest class first; so a row
+    is copied about once a class. No merge crosses a ``seq`` in ``bounds``, where a flush has cut or is cutting, and
+    none makes a segment of more than ``full_rows`` rows or 64 MiB; neighbours that reach half of that and cannot take
+    their next one are merged, too.
     """
     limits = set(bounds)
-    tiers = [_tier(s.rows, full_rows) for s in segments]
+    tiers = [_tier(s.rows) for s in segments]
     for level in range(len(_TIERS) + 1):
-        start = rows = 0
-        for index, segment in enumerate(segments):
-            joins = tiers[index] <= level and rows + segment.rows <= full_rows
-            if joins and index > start and segments[index - 1].last_seq in limits:
-                joins = False
-            if joins:
-                rows += segment.rows
-                continue
-            if index - start >= MERGE_FAN_IN:
-                return segments[start:index]
-            # a segment that is too large stands alone; one that only ends a run begins the next
-            begins = tiers[index] <= level
-            start, rows = (index, segment.rows) if begins else (index + 1, 0)
-        if len(segments) - start >= MERGE_FAN_IN:
-            return segments[start:]
+        for run in _runs(segments, tiers, level, limits, full_rows):
+            count = run.stop - run.start
+            if count > 1 and (
+                run.full or count >= MERGE_MANY or tiers[run.start : run.stop].count(level) >= MERGE_FAN_IN
+            ):
+                return segments[run.start : run.stop]
     return ()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbours ``start`` to ``stop`` (excluded); ``full``: they are large together, and the next one does not fit."""
+
+    start: int
+    stop: int
+    full: bool
+
+
+def _runs(
+    segments: Sequence[Segment], tiers: Sequence[int], level: int, limits: set[int], full_rows: int
+) -> Iterator[_Run]:
+    """Yield the longest runs of neighbours of at most size class ``level`` that may be merged."""
+    start = rows = nbytes = 0
+    for index, segment in enumerate(segments):
+        small = tiers[index] <= level
+        fits = rows + segment.rows <= full_rows and nbytes + segment.nbytes <= _MERGED_BYTES_MAX
+        if not small or not fits or (index > start and segments[index - 1].last_seq in limits):
+            large = rows * 2 >= full_rows or nbytes * 2 >= _MERGED_BYTES_MAX
+            yield _Run(start, index, large and small and not fits)
+            start, rows, nbytes = (index if small else index + 1), 0, 0
+        if small:
+            rows += segment.rows
+            nbytes += segment.nbytes
+    yield _Run(start, len(segments), False)

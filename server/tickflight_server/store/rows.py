@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +48,7 @@ def fit(
     schema = table.arrow_input(numeric, memory=True)
     if not batch.schema.equals(schema):
         batch = _reshape(table, batch, schema, now_us)
+    batch = _tidy_labels(batch)
     reasons = _find_faults(table, batch)
     if not reasons:
         return Fitted(batch, None)
@@ -93,13 +95,22 @@ def _cast(table: TableSchema, column: Column, array: pa.Array, target: pa.DataTy
             array = array.dictionary_decode()
         if target.equals(TIMESTAMP):
             return _cast_time(array)
+        if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
+            array = _list_of_view(array)
         return array.cast(target)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except pa.ArrowException as error:
         raise RowError(
             f"column {column.name!r} of table {table.name} cannot become {target} from {array.type}: "
             f"{str(error).splitlines()[0]}.",
             hint=f"Send it as {column.arrow_type('float64')}.",
         ) from None
+
+
+def _list_of_view(array: pa.Array) -> pa.Array:
+    """Return a list view as a list: the cast of pyarrow 26.0.1 makes an offset too few and reads behind its end."""
+    ends = np.cumsum(pc.list_value_length(array).fill_null(0).to_numpy())
+    offsets = pa.array(np.r_[0, ends], pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, array.flatten(), mask=array.is_null())
 
 
 def _cast_time(array: pa.Array) -> pa.Array:
@@ -108,7 +119,23 @@ def _cast_time(array: pa.Array) -> pa.Array:
     if array.type.tz is not None:
         # the instant is what counts: a zoned timestamp is stored as UTC microseconds already
         array = array.cast(pa.timestamp(array.type.unit, "UTC")).cast(pa.int64()).cast(pa.timestamp(array.type.unit))
-    return array.cast(TIMESTAMP, safe=False)
+    # nanoseconds are cut off; a number of seconds too large for microseconds is an error and does not wrap around
+    return pc.cast(array, options=pc.CastOptions(TIMESTAMP, allow_time_truncate=True))
+
+
+def _tidy_labels(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return ``batch`` with no null among the entries of a dictionary, and no more entries than rows.
+
+    Arrow cannot unify dictionaries that hold nulls, used or not; and a slice would carry its parent's whole dictionary
+    into the log.
+    """
+    for number, field in enumerate(batch.schema):
+        if field.type.equals(LABEL):
+            column = batch.column(number)
+            entries = column.dictionary
+            if entries.null_count or len(entries) > len(column):
+                batch = batch.set_column(number, field, column.dictionary_decode().dictionary_encode())
+    return batch
 
 
 def _find_faults(table: TableSchema, batch: pa.RecordBatch) -> dict[int, str]:
@@ -148,14 +175,17 @@ def rejected_batch(
     producer: bytes,
 ) -> pa.RecordBatch:
     """Return the rows of ``batch`` named in ``reasons`` as rows of table ``rejected``."""
-    rows = batch.take(pa.array(sorted(reasons), pa.int64())).to_pylist()
+    bad = batch.take(pa.array(sorted(reasons), pa.int64()))
+    # times go to text in Arrow: Python has none before the year 1 or after 9999
+    texts = [c.cast(pa.string()) if c.type.equals(TIMESTAMP) else c for c in bad.columns]
+    rows = pa.RecordBatch.from_arrays(texts, names=bad.schema.names).to_pylist()
     records = [
         {
-            "exchange": row.get("exchange") or "-",
-            "symbol": row.get("symbol") or "-",
+            "exchange": _name(row["exchange"]),
+            "symbol": _name(row["symbol"]),
             "table": table.name,
             "reason": reasons[number],
-            "row": json.dumps(row, default=str)[:_ROW_TEXT_MAX],
+            "row": _row_text(row),
             "producer": producer.hex() or None,
             "timestamp": now_us,
             "receipt_timestamp": now_us,
@@ -170,3 +200,17 @@ def rejected_batch(
         for f in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _name(value: str | None) -> str:
+    """Return an exchange or symbol that can name a partition, for a row that may have been rejected for its lack."""
+    return value if value and "\0" not in value else "-"
+
+
+def _row_text(row: dict[str, Any]) -> str:
+    try:
+        text = json.dumps(row, default=str, allow_nan=False)
+    except ValueError:
+        # JSON has no NaN and no infinities: they become texts
+        text = json.dumps(json.loads(json.dumps(row, default=str), parse_constant=str))
+    return text[:_ROW_TEXT_MAX]

@@ -15,7 +15,7 @@ import structlog
 
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import MIB, LakehouseSettings
-from tickflight_server.errors import BusyError, NotFoundError, TooLargeError
+from tickflight_server.errors import BusyError, InputError, NotFoundError, TooLargeError
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import Layout
 from tickflight_server.schemas import STORED, NumericType, TableSchema
@@ -30,6 +30,8 @@ from tickflight_server.store.upkeep import Upkeep
 from tickflight_server.store.wal import WriteAheadLog
 
 LOG = structlog.get_logger(__name__)
+PRODUCER_BYTES_MAX = 64
+SEQUENCE_MAX = (1 << 63) - 1  # a Delta table's application transaction is a signed 64-bit number
 
 
 class Store:
@@ -46,6 +48,8 @@ class Store:
         self.metrics = Metrics()
         self._clock = clock or SystemClock()
         self._layout = Layout(settings.storage_path.absolute())
+        self._close_lock = threading.Lock()
+        self._closed = False
         self._folder_lock = FolderLock(self._layout)
         self._folder_lock.acquire()
         try:
@@ -66,7 +70,7 @@ class Store:
             name: Table(schema, self._layout.table(name), self.writer, options) for name, schema in STORED.items()
         }
         self._append_lock = threading.Lock()
-        self._last_futures: dict[tuple[str, bytes], Future[None]] = {}
+        self._newest: Future[None] | None = None  # of the batch accepted last; all before it are durable with it
         self._log = WriteAheadLog(self._layout.log, self.writer, file_bytes_max=settings.wal_file_mb * MIB)
         self._committer = Committer(
             self._log,
@@ -76,7 +80,11 @@ class Store:
             bytes_max=settings.wal_pending_mb * MIB,
         )
         self._upkeep = Upkeep(self._tables, self._log, settings, self._clock, self.metrics)
-        self._recover()
+        try:
+            self._recover()
+        except BaseException:
+            self._log.close()
+            raise
         self._committer.start()
         self._upkeep.start()
 
@@ -93,8 +101,7 @@ class Store:
                 table.note_producer(record.producer, record.sequence)
             if record.last_seq <= flushed[record.table]:
                 continue
-            table.publish(record.first_seq, record.batch(), record.producer, record.sequence)
-            table.next_seq = record.last_seq + 1
+            table.replay(record)
             replayed += record.rows
             self._upkeep.make_room()
         if replayed:
@@ -146,13 +153,14 @@ class Store:
         """Take ``batch`` into ``table``; the future ends when its rows are durable and visible.
 
         Columns are matched by name and widened to the table's types; rows that do not fit go to table ``rejected``
-        and are counted in the answer. With ``producer`` (up to 64 bytes) and ``sequence`` (from 1, rising by 1), a
-        batch that was taken before is recognised and not stored again.
+        and are counted in the answer. With ``producer`` (up to 64 bytes) and ``sequence`` (from 1, rising), a batch
+        that was taken before is recognised and not stored again; its future ends when the first one's rows are durable.
 
         Blocks while too much waits for the log or in memory.
 
         Raises:
             NotFoundError: there is no such table.
+            InputError: the producer's id is too long, or its sequence is not from 1 to 2⁶³ - 1.
             RowError: the batch's columns do not fit the table.
             TooLargeError: the batch is above ``wal_record_mb``.
             BusyError: there was no room within ``append_timeout_s``.
@@ -160,6 +168,7 @@ class Store:
         """
         target = self._table(table)
         name = producer or b""
+        _check_producer(name, sequence)
         fitted = fit(target.schema, batch, self.numeric, now_us=self._clock.now_us(), producer=name)
         work = [(target, fitted.batch, name)]
         if fitted.rejected is not None:
@@ -188,9 +197,11 @@ class Store:
         if rows.num_rows == 0:
             return 0, None, False
         if who and sequence <= table.producer_sequence(who):
-            return 0, self._last_futures.get((table.schema.name, who)), True
+            return 0, self._newest, True
         future: Future[None] = Future()
-        record = AppendRecord(table.schema.name, table.next_seq, rows.num_rows, who, sequence if who else 0, payload)
+        # rows rejected by table ``rejected`` go to the same table as those that it takes
+        first_seq = table.next_seq + sum(i.record.rows for i in items if i.table is table)
+        record = AppendRecord(table.schema.name, first_seq, rows.num_rows, who, sequence if who else 0, payload)
         items.append(Pending(table, record, rows, future))
         return record.first_seq, future, False
 
@@ -199,7 +210,7 @@ class Store:
         item.table.next_seq = record.last_seq + 1
         if record.producer:
             item.table.note_producer(record.producer, record.sequence)
-            self._last_futures[record.table, record.producer] = item.future
+        self._newest = item.future
 
     def _wait_for_room(self) -> None:
         timeout_s = self.settings.append_timeout_s
@@ -233,20 +244,38 @@ class Store:
         return {name: table.state.flushed_seq for name, table in self._tables.items()}
 
     def close(self, *, flush: bool = True) -> None:
-        """Commit what was appended, flush it unless ``flush`` is false, and let the folder go."""
-        self._committer.close()
-        self._upkeep.close()
-        try:
-            if flush and self._committer.failure is None:
-                self._upkeep.flush_all()
-        finally:
-            self._log.close()
-            self._folder_lock.close()
+        """Commit what was appended, flush it unless ``flush`` is false, and let the folder go. Once is enough.
+
+        Raises:
+            StorageError: the last flush failed; the store is closed and the rows are in the log.
+        """
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._committer.close()
+            try:
+                self._upkeep.close(flush=flush and self._committer.failure is None)
+            finally:
+                self._log.close()
+                self._folder_lock.close()
+
+
+def _check_producer(producer: bytes, sequence: int) -> None:
+    if len(producer) > PRODUCER_BYTES_MAX:
+        raise InputError(f"the producer's id has {len(producer)} bytes, at most {PRODUCER_BYTES_MAX} are taken.")
+    if producer and not 1 <= sequence <= SEQUENCE_MAX:
+        raise InputError(
+            f"sequence {sequence} of a producer's batch is not from 1 to {SEQUENCE_MAX}.",
+            hint="Count a producer's batches from 1.",
+        )
 
 
 def _join(results: list[tuple[int, Future[None] | None, bool]], rows: int, rejected: int) -> Future[Ack]:
     """Return a future that ends with all of ``results``, or with the first error among them."""
-    first_seq, _, duplicate = results[0]
+    first_seq = results[0][0]
+    # a batch without a row that fits is known by its rejected rows
+    duplicate = results[0 if rows else -1][2]
     answer = Ack(0 if duplicate else first_seq, rows, rejected, duplicate)
     waiting = [f for _, f, _ in results if f is not None]
     joined: Future[Ack] = Future()

@@ -7,16 +7,19 @@ record is durable, and leaves the ring only after the commit that put it in a pa
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
 import pyarrow as pa
 
+from tickflight_server.errors import LogCorruptError, StorageError
 from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store.catalog import TableCatalog
 from tickflight_server.store.partition import PartOptions, write_parts
+from tickflight_server.store.parts import PartIndex
+from tickflight_server.store.record import AppendRecord
 from tickflight_server.store.ring import Segment, add_seq, cut, find_merge, make_segment, merge
 from tickflight_server.store.snapshot import TableSnapshot, TableState, take_snapshot
 
@@ -44,6 +47,7 @@ class Table:
         self._state = TableState()
         self._producers: dict[bytes, int] = {}
         self._published: dict[bytes, int] = {}  # since the last flush
+        self._unsettled = False  # a flush failed: it may have left files, or even its commit
         self.next_seq = 1
 
     def load(self) -> int:
@@ -73,7 +77,31 @@ class Table:
 
     def note_producer(self, producer: bytes, sequence: int) -> None:
         """Remember that ``producer``'s batches up to ``sequence`` were taken; the caller holds the append lock."""
-        self._producers[producer] = max(sequence, self._producers.get(producer, 0))
+        self._producers[producer] = max(sequence, self.producer_sequence(producer))
+
+    def replay(self, record: AppendRecord) -> None:
+        """Publish a record of the log that is not in parts; nothing else may use the table meanwhile.
+
+        Raises:
+            LogCorruptError: rows before it are missing.
+            StorageError: its columns are not the table's.
+        """
+        if record.first_seq != self.next_seq:
+            raise LogCorruptError(
+                f"the log lacks rows {self.next_seq} to {record.first_seq - 1} of table {self.schema.name}.",
+                hint="A log file or a table version is missing: restore the folder from a backup.",
+            )
+        batch = record.batch()
+        if not batch.schema.equals(self.schema.arrow_input(self._options.numeric, memory=True)):
+            raise StorageError(
+                f"the log holds rows of table {self.schema.name} in other columns than the table has now.",
+                hint="lakehouse.numeric_type must stay what it was when the rows were stored.",
+            )
+        self.publish(record.first_seq, batch, record.producer, record.sequence)
+        self.next_seq = record.last_seq + 1
+        # nobody merges in the background yet, and every step costs as many steps as there are segments
+        while self.merge_once():
+            pass
 
     def publish(self, first_seq: int, batch: pa.RecordBatch, producer: bytes = b"", sequence: int = 0) -> None:
         """Make durable rows visible: ``batch`` without ``seq``, whose first row gets ``first_seq``."""
@@ -106,6 +134,8 @@ class Table:
         Raises:
             StorageError: writing or committing failed; the rows stay where they are and are flushed by a later call.
         """
+        if self._unsettled:
+            self._settle()
         with self._lock:
             state = self._state
             target = state.last_seq
@@ -116,18 +146,38 @@ class Table:
         batches = [s.batch for s in state.segments if s.first_seq > state.flushed_seq]
         rows: int = sum(b.num_rows for b in batches)
         assert rows == target - state.flushed_seq
+        self._unsettled = True
         parts = write_parts(self._folder, batches, self._part_schema, self._options.parts)
-        version = self._catalog.commit(parts, target, producers)
+        self._catalog.commit(parts, target, producers)
+        self._unsettled = False
         with self._lock:
-            now = self._state
-            # the bound of a flush that failed before this one lies inside this one's parts
-            bounds = tuple(b for b in now.bounds if b <= state.flushed_seq or b >= target)
-            index = now.parts.extended(parts)
-            self._state = replace(now, parts=index, flushed_seq=target, version=version, bounds=bounds)
+            self._state = self._flushed(self._state.parts.extended(parts), target)
             for producer, sequence in producers.items():
                 if self._published.get(producer) == sequence:
                     del self._published[producer]
         return rows
+
+    def _settle(self) -> None:
+        """Find out what a failed flush left: its commit may be there all the same, and then its rows are in parts."""
+        index, flushed = self._catalog.load()
+        with self._lock:
+            before = self._state.flushed_seq
+            if flushed > before:
+                self._state = self._flushed(index, flushed)
+        if flushed < before:
+            raise StorageError(
+                f"table {self.schema.name} went back from row {before} to {flushed} while it was in use.",
+                hint="Something else changed the folder: stop the server and restore it from a backup.",
+            )
+        self._unsettled = False
+
+    def _flushed(self, parts: PartIndex, target: int) -> TableState:
+        """Return the state once the rows up to ``target`` are in ``parts``; the caller holds the lock."""
+        now = self._state
+        # the bound of a flush that failed before this one lies inside this one's parts
+        bounds = (b for b in now.bounds if b <= now.flushed_seq or b >= target)
+        kept = _thin(bounds, now.ring_from, target, self._options.segment_rows)
+        return replace(now, parts=parts, flushed_seq=target, version=self._catalog.version, bounds=kept)
 
     def release_oldest(self) -> int:
         """Let go of the oldest flushed run of segments; return its bytes, 0 if all rows here are only in the ring."""
@@ -153,6 +203,21 @@ class Table:
 
 def _with_bound(bounds: tuple[int, ...], seq: int) -> tuple[int, ...]:
     return bounds if seq in bounds else (*bounds, seq)
+
+
+def _thin(bounds: Iterable[int], ring_from: int, flushed_seq: int, rows_max: int) -> tuple[int, ...]:
+    """Return ``bounds`` without those between small flushes, whose rows together are at most ``rows_max``.
+
+    Segments may then be merged across, and a quiet table does not gather a segment with every flush. The bound of the
+    newest flush always stays.
+    """
+    kept: list[int] = []
+    for bound in bounds:
+        before = kept[-2] if len(kept) > 1 else ring_from
+        if kept and bound <= flushed_seq and bound - before <= rows_max:
+            kept.pop()
+        kept.append(bound)
+    return tuple(kept)
 
 
 def _replace_run(state: TableState, run: Sequence[Segment], merged: Segment) -> TableState:

@@ -13,7 +13,7 @@ import structlog
 
 from tickflight_server.clock import Clock
 from tickflight_server.config import MIB, LakehouseSettings
-from tickflight_server.errors import StorageError
+from tickflight_server.errors import LogClosedError, StorageError
 from tickflight_server.metrics import Metrics
 from tickflight_server.store.table import Table
 from tickflight_server.store.wal import WriteAheadLog
@@ -21,7 +21,7 @@ from tickflight_server.store.wal import WriteAheadLog
 LOG = structlog.get_logger(__name__)
 _TICK_S = 0.05  # how often the flusher looks at sizes
 _MERGE_TICK_S = 0.02
-_RETRY_S = 5.0  # after a failed flush
+_RETRY_S = 5.0  # after a failed flush or merge
 
 
 class Upkeep:
@@ -43,6 +43,7 @@ class Upkeep:
         self._buffer_bytes = settings.buffer_size_mb * MIB
         self._ring_bytes = max(settings.ring_mb, settings.buffer_size_mb) * MIB
         self._flush_lock = threading.Lock()
+        self._closed = False  # set under the flush lock: the folder may be another server's from then on
         self._stop = threading.Event()
         self._room = threading.Condition()
         self._threads = [
@@ -55,23 +56,40 @@ class Upkeep:
         for thread in self._threads:
             thread.start()
 
-    def close(self) -> None:
-        """Stop the background work; a flush under way is finished first."""
+    def close(self, *, flush: bool) -> None:
+        """Stop the background work and, with ``flush``, move all rows into parts; a flush under way is finished first.
+
+        Raises:
+            StorageError: the last flush failed.
+        """
         self._stop.set()
+        with self._room:
+            self._room.notify_all()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
+        try:
+            if flush:
+                self.flush_all()
+        finally:
+            with self._flush_lock:
+                self._closed = True
 
     def unflushed_bytes(self) -> int:
         """Return the memory of all rows that are in no part."""
         return sum(t.state.unflushed_bytes for t in self._tables.values())
 
     def wait_for_room(self, timeout_s: float) -> bool:
-        """Wait until the rows that only memory holds leave room for more; return False if they do not in time."""
+        """Wait until the rows that only memory holds leave room for more; return False if they do not in time.
+
+        Closing ends the wait.
+        """
         if self.unflushed_bytes() < self._ring_bytes:
             return True
         with self._room:
-            return self._room.wait_for(lambda: self.unflushed_bytes() < self._ring_bytes, timeout_s)
+            return self._room.wait_for(
+                lambda: self._stop.is_set() or self.unflushed_bytes() < self._ring_bytes, timeout_s
+            )
 
     def make_room(self) -> None:
         """Flush and release now if the buffer is full: for replaying a log that is larger than memory."""
@@ -82,18 +100,25 @@ class Upkeep:
         """Move all rows into parts, then release log files and memory.
 
         Raises:
-            StorageError: a table could not be flushed; the others were.
+            StorageError: a table could not be flushed; the others were. Or the log's files could not be removed.
+            LogClosedError: the store is closed.
         """
         failure: StorageError | None = None
         with self._flush_lock:
-            for table in self._tables.values():
+            if self._closed:
+                raise LogClosedError("the store is closed.")
+            for name, table in self._tables.items():
                 try:
                     self._flush(table)
-                except StorageError as error:
-                    failure = error
+                except Exception as error:  # one table's trouble, of whatever kind, must not keep the others' rows
+                    failure = error if isinstance(error, StorageError) else _unexpected(name, error)
                     self._metrics.add("flush_failures")
-                    LOG.error("flush.failed", table=table.schema.name, error=str(error))
-            self._log.release({name: t.state.flushed_seq for name, t in self._tables.items()})
+                    LOG.error("flush.failed", table=name, error=str(failure))
+            try:
+                self._log.release({name: t.state.flushed_seq for name, t in self._tables.items()})
+            except OSError as error:
+                failure = failure or StorageError(f"cannot remove a released log file: {error.strerror}.")
+                LOG.error("log.release_failed", error=str(error))
             self.release_memory()
         with self._room:
             self._room.notify_all()
@@ -119,9 +144,14 @@ class Upkeep:
 
     def _run_merger(self) -> None:
         while not self._stop.wait(_MERGE_TICK_S):
-            for table in self._tables.values():
-                while table.merge_once():
-                    self._metrics.add("ring_merges")
+            try:
+                for table in self._tables.values():
+                    while table.merge_once():
+                        self._metrics.add("ring_merges")
+            except Exception as error:  # small segments make queries slow, a dead merger makes all of them slow
+                self._metrics.add("merge_failures")
+                LOG.error("merge.failed", error=repr(error))
+                self._stop.wait(_RETRY_S)
 
     def _run_flusher(self) -> None:
         due = self._clock.monotonic() + self._interval_s
@@ -135,3 +165,10 @@ class Upkeep:
             except StorageError:
                 due = self._clock.monotonic() + min(self._interval_s, _RETRY_S)
                 self._stop.wait(_RETRY_S if full else 0)
+
+
+def _unexpected(table: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"cannot flush table {table}: {error!r}.",
+        hint="The rows are safe in the log and stay queryable; the flush is tried again.",
+    )

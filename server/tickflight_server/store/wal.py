@@ -12,13 +12,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 from uuid import UUID
 
 import structlog
 
 from tickflight_server.errors import LogClosedError, LogCorruptError, StorageError
 from tickflight_server.paths import log_file_name, parse_log_file_name
-from tickflight_server.store.files import sync_folder
+from tickflight_server.store.files import make_folder, sync_file, sync_folder
 from tickflight_server.store.record import (
     ALIGN,
     FILE_HEADER,
@@ -66,7 +67,7 @@ class WriteAheadLog:
         self._lock = threading.Lock()
         self._fd = -1
         self._failure: str | None = None
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
 
     @property
     def files(self) -> tuple[LogFile, ...]:
@@ -82,7 +83,7 @@ class WriteAheadLog:
     def recover(self) -> Iterator[AppendRecord]:
         """Yield every record, oldest first, and cut off a torn tail; then the log is ready for ``append``.
 
-        One file is in memory at a time, and as long as its rows are used. The caller must run the iterator to its end.
+        One file is in memory at a time. The caller must run the iterator to its end.
 
         Raises:
             LogCorruptError: damage before the tail.
@@ -103,17 +104,17 @@ class WriteAheadLog:
         self._roll()
 
     def _read_file(self, file: LogFile, *, last: bool) -> Iterator[AppendRecord]:
-        size = file.path.stat().st_size
-        if size < FILE_HEADER.size:
-            if last:
-                return
-            raise LogCorruptError(f"log file {file.path.name} is cut short at {size} bytes.", hint=_REPAIR)
+        if last:
+            # a killed process may have left records that were written and not synced; they become visible now
+            sync_file(file.path)
         yield from self._read_records(file, memoryview(file.path.read_bytes()), last=last)
 
     def _read_records(self, file: LogFile, data: memoryview, *, last: bool) -> Iterator[AppendRecord]:
         try:
             header = parse_file_header(bytes(data[: FILE_HEADER.size]))
         except BadRecordError as error:
+            if last and len(data) <= FILE_HEADER.size:
+                return
             raise LogCorruptError(f"log file {file.path.name}, offset 0: {error}.", hint=_REPAIR) from None
         if header.writer != self._writer or header.number != file.number:
             raise LogCorruptError(
@@ -189,7 +190,7 @@ class WriteAheadLog:
                 pending[start] = pending[start][written:]
         return total
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: OSError) -> NoReturn:
         self._failure = f"the log cannot be written: {error.strerror or error}. Nothing is accepted any more."
         LOG.error("log.failed", error=str(error))
         raise LogClosedError(self._failure, hint="Free or mend the disk, then restart the server.") from None
@@ -198,17 +199,19 @@ class WriteAheadLog:
         """Go on in a new file, which is on disk with its name before any record is in it."""
         number = self._files[-1].number + 1 if self._files else 1
         path = self._folder / log_file_name(number)
+        header = FileHeader(number, self._writer).serialize()
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-            header = FileHeader(number, self._writer).serialize()
+        except OSError as error:
+            self._fail(error)
+        self.close()
+        self._fd = fd
+        try:
             os.write(fd, header)
             os.fsync(fd)
             sync_folder(self._folder)
         except OSError as error:
             self._fail(error)
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = fd
         with self._lock:
             self._files.append(LogFile(number, path, size=len(header)))
 
@@ -220,12 +223,14 @@ class WriteAheadLog:
         removed = 0
         while True:
             with self._lock:
-                oldest = self._files[0]
-                held = any(flushed.get(table, 0) < seq for table, seq in oldest.last_seq.items())
-                if held or len(self._files) == 1:
+                # the file in use is left first: the appending thread adds to its last_seq meanwhile
+                if len(self._files) == 1:
                     break
+                oldest = self._files[0]
+                if any(flushed.get(table, 0) < seq for table, seq in oldest.last_seq.items()):
+                    break
+                oldest.path.unlink(missing_ok=True)
                 self._files.pop(0)
-            oldest.path.unlink(missing_ok=True)
             removed += 1
         if removed:
             sync_folder(self._folder)

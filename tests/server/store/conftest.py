@@ -1,0 +1,109 @@
+"""What the store's tests share: trades whose price tells them apart, stores in temporary folders, and readers."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tickflight_server.config import LakehouseSettings
+from tickflight_server.store import Store, TableSnapshot
+
+T0 = 1_700_000_000_000_000  # 2023-11-14 22:13:20 UTC
+DEADLINE_S = 20
+
+
+def make_trades(
+    rows: int, start: int = 0, *, symbols: Sequence[str] = ("BTC-USDT",), step_us: int = 1_000, t0: int = T0
+) -> pa.RecordBatch:
+    """Return trades as a producer sends them; row i has price ``start + i`` and its own time."""
+    number = np.arange(start, start + rows)
+    times = pa.array(number * step_us + t0).cast(pa.timestamp("us"))
+    return pa.record_batch(
+        {
+            "exchange": pa.array(["BINANCE"] * rows, pa.string()),
+            "symbol": pa.array([symbols[i % len(symbols)] for i in number], pa.string()),
+            "side": pa.array(["buy" if i % 2 else None for i in number], pa.string()),
+            "amount": pa.array(np.ones(rows)),
+            "price": pa.array(number.astype(np.float64)),
+            "id": pa.array([str(i) for i in number], pa.string()),
+            "timestamp": times,
+            "receipt_timestamp": times,
+        }
+    )
+
+
+def read_snapshot(snapshot: TableSnapshot, folder: Path, column: str = "price") -> list[tuple[int, Any]]:
+    """Return ``(seq, column)`` of every row of a snapshot, in order of ``seq``; a row met twice is there twice."""
+    found = []
+    for segment in snapshot.segments:
+        found += zip(segment.batch["seq"].to_pylist(), segment.batch[column].to_pylist(), strict=True)
+    for path in snapshot.parts.path:
+        part = pq.ParquetFile(folder / path).read(columns=["seq", column])
+        found += zip(part["seq"].to_pylist(), part[column].to_pylist(), strict=True)
+    return sorted(found, key=lambda pair: pair[0])
+
+
+@pytest.fixture(scope="session")
+def trades() -> Callable[..., pa.RecordBatch]:
+    return make_trades
+
+
+@pytest.fixture(scope="session")
+def rows_of() -> Callable[..., list[tuple[int, Any]]]:
+    def read(store: Store, table: str = "trades", column: str = "price") -> list[tuple[int, Any]]:
+        return read_snapshot(store.snapshot(table), store.root / table, column)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., None]:
+    def wait(condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for: {what}"
+            time.sleep(0.002)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def settings_for() -> Callable[..., LakehouseSettings]:
+    def settings(path: Path, **changes: Any) -> LakehouseSettings:
+        quiet = {"flush_interval_seconds": 3600, "wal_commit_interval_ms": 0, "append_timeout_s": 20}
+        return LakehouseSettings(storage_path=path, **(quiet | changes))
+
+    return settings
+
+
+@pytest.fixture
+def open_store(tmp_path: Path, settings_for: Callable[..., LakehouseSettings]) -> Iterator[Callable[..., Store]]:
+    """Open stores that flush only when told to; what is still open at the end is closed without a flush."""
+    opened: list[Store] = []
+
+    def open_one(path: Path | None = None, **changes: Any) -> Store:
+        opened.append(Store(settings_for(path or tmp_path / "lake", **changes)))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close(flush=False)
+
+
+@pytest.fixture
+def crash(tmp_path: Path) -> Callable[[Store], Path]:
+    """Copy the folder of an open store, as a crash would leave it; return the copy."""
+
+    def copy(store: Store) -> Path:
+        number = sum(p.name.startswith("crash") for p in tmp_path.iterdir())
+        return Path(shutil.copytree(store.root, tmp_path / f"crash{number}"))
+
+    return copy

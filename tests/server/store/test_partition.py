@@ -1,0 +1,138 @@
+"""Parts: each row is in the part of its day, exchange and symbol, sorted, as the part says of itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tickflight_server.errors import StorageError
+from tickflight_server.paths import parse_part_file_name
+from tickflight_server.schemas import STORED
+from tickflight_server.store.partition import DAY_US, PartOptions, write_parts
+from tickflight_server.store.ring import add_seq
+from tickflight_server.store.rows import fit
+
+TRADES = STORED["trades"]
+OPTIONS = PartOptions("zstd", 1_024)
+
+
+def numbered(batch: pa.RecordBatch, first_seq: int = 1) -> pa.RecordBatch:
+    return add_seq(fit(TRADES, batch, "float64", now_us=0).batch, TRADES.arrow(memory=True), first_seq)
+
+
+def write(folder: Path, *batches: pa.RecordBatch, options: PartOptions = OPTIONS) -> list:
+    return write_parts(folder, batches, TRADES.arrow(), options)
+
+
+rows = st.tuples(
+    st.sampled_from(["X", "Y"]),
+    st.sampled_from(["A", "B/C", "é", "..", "n" * 300]),
+    st.integers(0, 3 * DAY_US),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(batches=st.lists(st.lists(rows, min_size=1, max_size=20), min_size=1, max_size=3))
+def test_every_row_is_in_exactly_the_part_of_its_key(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str, int]]]
+) -> None:
+    folder = tmp_path_factory.mktemp("parts") / "trades"
+    sent, first = [], 1
+    for batch in batches:
+        exchange, symbol, us = zip(*batch, strict=True)
+        columns = {"exchange": exchange, "symbol": symbol, "timestamp": pa.array(us, pa.timestamp("us"))}
+        sent.append(numbered(pa.record_batch({k: pa.array(v) for k, v in columns.items()}), first))
+        first += len(batch)
+    expected = {(x, s, us, i + 1) for i, (x, s, us) in enumerate(row for batch in batches for row in batch)}
+    parts = write(folder, *sent)
+    assert [(p.exchange, p.symbol, p.day) for p in parts] == sorted({(x, s, us // DAY_US) for x, s, us, _ in expected})
+    found = set()
+    for part in parts:
+        table = pq.ParquetFile(folder / part.path).read()
+        assert table.schema.equals(TRADES.arrow())
+        times = table["timestamp"].cast(pa.int64()).to_pylist()
+        seqs = table["seq"].to_pylist()
+        here = set(zip(table["exchange"].to_pylist(), table["symbol"].to_pylist(), times, seqs, strict=True))
+        assert {(x, s, us // DAY_US) for x, s, us, _ in here} == {(part.exchange, part.symbol, part.day)}
+        assert list(zip(times, seqs, strict=True)) == sorted(zip(times, seqs, strict=True))
+        assert (part.min_us, part.max_us, part.min_seq, part.max_seq) == (times[0], times[-1], min(seqs), max(seqs))
+        assert (part.rows, part.nbytes) == (len(here), (folder / part.path).stat().st_size)
+        assert parse_part_file_name(Path(part.path).name) == (1, len(expected))
+        found |= here
+    assert found == expected
+    assert sum(p.rows for p in parts) == len(expected)
+
+
+def test_a_parts_folder_names_its_day(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
+    (part,) = write(tmp_path / "trades", numbered(trades(1)))
+    assert part.path.startswith("year=2023/month=11/day=14/exchange=BINANCE/symbol=BTC-USDT/")
+    assert part.date == datetime(2023, 11, 14, tzinfo=UTC)
+
+
+def test_a_midnight_belongs_to_the_day_that_it_begins(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
+    batch = numbered(trades(4, t0=19_000 * DAY_US - 2, step_us=1))
+    assert [(p.day, p.rows) for p in write(tmp_path / "trades", batch)] == [(18_999, 2), (19_000, 2)]
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4", "snappy", "none"])
+def test_row_groups_and_compression_are_as_configured(
+    tmp_path: Path, compression: str, trades: Callable[..., pa.RecordBatch]
+) -> None:
+    (part,) = write(tmp_path / "trades", numbered(trades(2_500)), options=PartOptions(compression, 1_024))
+    metadata = pq.ParquetFile(tmp_path / "trades" / part.path).metadata
+    assert [metadata.row_group(i).num_rows for i in range(3)] == [1_024, 1_024, 452]
+    named = {"none": "UNCOMPRESSED"}.get(compression, compression.upper())
+    assert metadata.row_group(0).column(0).compression == named
+    assert pc.sum(pq.ParquetFile(tmp_path / "trades" / part.path).read(["price"])["price"]).as_py() == 2_499 * 1_250
+
+
+def test_two_writes_of_the_same_rows_never_share_a_name(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
+    batch = numbered(trades(3))
+    assert write(tmp_path / "trades", batch)[0].path != write(tmp_path / "trades", batch)[0].path
+
+
+def test_a_part_that_cannot_be_written_is_a_storage_error(
+    tmp_path: Path, trades: Callable[..., pa.RecordBatch]
+) -> None:
+    (tmp_path / "trades").write_text("a file")
+    with pytest.raises(StorageError, match=r"cannot write a part below trades.*the rows are safe in the log"):
+        write(tmp_path / "trades", numbered(trades(3)))
+
+
+def test_parts_are_on_disk_with_all_their_folders(
+    tmp_path: Path, trades: Callable[..., pa.RecordBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = set()
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{fd}").readlink())
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    parts = write(tmp_path / "trades", numbered(trades(9, symbols=("A", "B"))))
+    for part in parts:
+        path = tmp_path / "trades" / part.path
+        assert {path, *path.parents} & synced == {path, *(p for p in path.parents if p.is_relative_to(tmp_path))}
+
+
+def test_parts_and_folders_are_private_whatever_the_umask(
+    tmp_path: Path, trades: Callable[..., pa.RecordBatch]
+) -> None:
+    before = os.umask(0)
+    try:
+        write(tmp_path / "trades", numbered(trades(3)))
+    finally:
+        os.umask(before)
+    found = list(tmp_path.rglob("*"))
+    assert {p.stat().st_mode & 0o777 for p in found if p.is_dir()} == {0o700}
+    assert {p.stat().st_mode & 0o777 for p in found if p.is_file()} == {0o600}

@@ -1,0 +1,104 @@
+"""The configuration: where values come from, which wins, and what a mistake is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tickflight_server.config import FeedSettings, Settings, load_settings
+from tickflight_server.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [n for n in os.environ if n.startswith("TICKFLIGHT_")]:
+        monkeypatch.delenv(name)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "tickflight.yaml"
+    path.write_text(text)
+    return path
+
+
+def sections(model: type[BaseModel] = Settings) -> list[type[BaseModel]]:
+    found = [model]
+    for field in model.model_fields.values():
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found += sections(kind)
+    return found
+
+
+def test_the_specifications_defaults_hold() -> None:
+    lakehouse = load_settings().lakehouse
+    assert (lakehouse.buffer_size_mb, lakehouse.flush_interval_seconds) == (256, 60)
+    assert (lakehouse.compression, lakehouse.partition_scheme) == ("zstd", "exchange_symbol_date")
+    assert (lakehouse.query_engine, lakehouse.enabled, lakehouse.numeric_type) == ("duckdb", True, "float64")
+
+
+@pytest.mark.parametrize("section", {s for s in sections() if s is not Settings}, ids=lambda s: s.__name__)
+def test_every_setting_is_described(section: type[BaseModel]) -> None:
+    assert section.__doc__
+    assert [n for n, f in section.model_fields.items() if not f.description] == []
+
+
+def test_arguments_win_over_the_environment_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "lakehouse: {buffer_size_mb: 1, ring_mb: 1, wal_file_mb: 1}")
+    monkeypatch.setenv("TICKFLIGHT_LAKEHOUSE__RING_MB", "2")
+    monkeypatch.setenv("TICKFLIGHT_LAKEHOUSE__WAL_FILE_MB", "2")
+    lakehouse = load_settings(path, {"lakehouse": {"wal_file_mb": 3}}).lakehouse
+    assert (lakehouse.buffer_size_mb, lakehouse.ring_mb, lakehouse.wal_file_mb) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lakehouse: {bufer_size_mb: 1}", r"'lakehouse\.bufer_size_mb'.*Did you mean 'buffer_size_mb'\?"),
+        ("lakehose: {}", r"'lakehose'.*Did you mean 'lakehouse'\?"),
+        ("lakehouse: {zzz: 1}", r"'lakehouse\.zzz'.*Known keys here: enabled, storage_path"),
+        ("lakehouse: {buffer_size_mb: 0}", r"lakehouse\.buffer_size_mb"),
+        ("lakehouse: {wal_record_mb: 4096}", r"lakehouse\.wal_record_mb"),
+        ("lakehouse: {compression: gzip}", r"lakehouse\.compression"),
+        ("lakehouse: {enabled: false}", r"lakehouse\.enabled is false"),
+        ("feeds: [{exchange: X, symbols: [], channels: [trades]}]", r"feeds\.0\.symbols"),
+        ("feeds: [{exchange: X, symbols: [A], channels: [b], credentials: {key: x}}]", "unknown credential 'key'"),
+        ("[1, 2]", "must hold a mapping of sections"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_a_mistake_in_the_file_names_its_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_settings(write(tmp_path, text))
+    assert caught.value.hint
+
+
+def test_a_missing_file_is_a_mistake_and_an_empty_one_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_settings(tmp_path / "none.yaml")
+    assert load_settings(write(tmp_path, "")) == load_settings()
+
+
+def test_overrides_are_validated_and_leave_other_keys(tmp_path: Path) -> None:
+    path = write(tmp_path, "flight: {host: 0.0.0.0}")
+    assert load_settings(path, {"flight": {"port": 0}}).flight.host == "0.0.0.0"
+    with pytest.raises(ConfigError):
+        load_settings(path, {"flight": {"port": -1}})
+    feed: dict[str, Any] = {"exchange": "X", "symbols": ["A"], "channels": ["trades"]}
+    assert load_settings(None, {"feeds": [feed]}).feeds == [FeedSettings(**feed)]
+
+
+def test_settings_do_not_change() -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.lakehouse.ring_mb = 1  # type: ignore[misc]
+
+
+def test_secrets_are_not_printed() -> None:
+    settings = load_settings(None, {"auth": {"users": {"me": "hunter2"}}})
+    assert "hunter2" not in repr(settings)
