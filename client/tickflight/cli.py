@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # whoever read the rows has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"tickflight: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,16 +102,40 @@ def _cell(value: Any) -> str:
 def _write_csv(result: Result, file: IO[bytes]) -> None:
     import pyarrow.csv as csv
 
-    with csv.CSVWriter(file, result.schema) as writer:
+    # CSV has no lists: they are written as JSON
+    nested = [i for i, field in enumerate(result.schema) if pa.types.is_nested(field.type)]
+    schema = result.schema
+    for i in nested:
+        schema = schema.set(i, pa.field(schema.field(i).name, pa.string()))
+    with csv.CSVWriter(file, schema) as writer:
         for batch in result:
-            writer.write_batch(batch)
+            columns = batch.columns
+            for i in nested:
+                columns[i] = pa.array([None if v is None else _json(v) for v in columns[i].to_pylist()], pa.string())
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
 def _write_json(result: Result, file: IO[bytes]) -> None:
     """Write one JSON object a line."""
     for batch in result:
         for row in batch.to_pylist():
-            file.write(json.dumps(row, default=str).encode() + b"\n")
+            file.write(_json(row).encode() + b"\n")
+
+
+def _json(value: Any) -> str:
+    """Return ``value`` as JSON, which has no NaN and no infinity: they become null."""
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_arrow(result: Result, file: IO[bytes]) -> None:

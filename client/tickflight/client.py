@@ -39,7 +39,7 @@ def connect(
         username: user to log in as, with ``password``.
         password: the user's password.
         token: a bearer token instead of user and password.
-        timeout_s: longest wait for the answer to a call; reading a result is not limited.
+        timeout_s: longest wait for the answer to a call; a query and the reading of its result are not limited.
         tls_roots: certificates to trust (PEM) instead of the system's.
 
     Raises:
@@ -83,7 +83,7 @@ class Client:
             QueryError: the statement or a parameter is wrong; the message shows the place.
         """
         ticket = Query(query, parameters_to_ipc(params) if params else b"")
-        return Result(self._connection.get(ticket.serialize()))
+        return self._connection.get(ticket.serialize())
 
     def tables(self) -> list[str]:
         """Return the names of all tables, as ``schema.table``."""
@@ -104,7 +104,7 @@ class Client:
         raise NotFoundError(f"there is no table {name!r}: client.tables() lists them.")
 
     def _get_tables(self, command: CommandGetTables) -> pa.Table:
-        return Result(self._connection.get(command.serialize())).arrow()
+        return self._connection.get(command.serialize(), timed=True).arrow()
 
     @property
     def numeric_type(self) -> Literal["float64", "decimal"]:
@@ -146,7 +146,7 @@ def parameters_to_ipc(params: Parameters) -> bytes:
     for name, value in items:
         try:
             columns[name] = _array(value)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowException, OverflowError) as error:
             raise QueryError(f"parameter {name} of type {type(value).__name__} has no Arrow type: {error}") from None
     batch = pa.RecordBatch.from_pydict(columns)
     sink = pa.BufferOutputStream()

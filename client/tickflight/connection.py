@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import pyarrow as pa
 from pyarrow import flight
 
-from tickflight.errors import TRANSLATED, AuthenticationError, QueryError, translate
+from tickflight.errors import TRANSLATED, AuthenticationError, QueryError, UnavailableError, translate
+from tickflight.result import Result
 from tickflight.wire.actions import parse_action_result
 from tickflight.wire.codec import Message
 
@@ -83,6 +83,8 @@ class Connection:
                 self._credentials.username, self._credentials.password, options
             )
         except TRANSLATED as error:
+            if "Could not finish writing" in str(error):  # all that pyarrow has to say when nobody answers
+                raise UnavailableError(f"cannot log in at {self.address}: nobody answers there.") from None
             raise translate(error) from None
         with self._lock:
             self._header = header
@@ -110,17 +112,17 @@ class Connection:
         except TRANSLATED as error:
             raise translate(error) from None
 
-    def get(self, ticket: bytes) -> pa.RecordBatchReader:
-        """Return the stream of a ticket; its schema is here when this returns."""
+    def get(self, ticket: bytes, *, timed: bool = False) -> Result:
+        """Return the stream of a ticket; its schema is here when this returns.
 
-        def run(options: flight.FlightCallOptions) -> pa.RecordBatchReader:
+        ``timed`` limits the time of the whole result, which a query may take long to send.
+        """
+
+        def run(options: flight.FlightCallOptions) -> Result:
             stream = self.client.do_get(flight.Ticket(ticket), options)
-            reader = stream.to_reader()
-            assert reader.schema is not None
-            return reader
+            return Result(stream.to_reader(), stream.cancel)
 
-        # the time limit is for an answer to begin, a result may take long to read
-        return self.call(run, timed=False)
+        return self.call(run, timed=timed)
 
     def action(self, kind: str, request: Message) -> Message | None:
         """Run an action; return its result, None for one that has none."""

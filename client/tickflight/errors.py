@@ -18,6 +18,7 @@ detail reaches the reader.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import pyarrow as pa
 from pyarrow import flight
@@ -90,18 +91,42 @@ _PREFIX = re.compile(
     r"^(?:Flight (?:error|RPC failed|returned \w+ error)[^:]*(?:, with message)?:\s*"
     r"|IOError:\s*|Could not \w+ [^:]*:\s*)+"
 )
-_DETAIL = re.compile(
-    r"\.?\s*(?:Detail: |Client context: |gRPC client debug context: |Additional context: |\. ?Detail:).*", re.DOTALL
-)
+_CONTEXT = re.compile(r"\. (?:gRPC client debug|Client|Additional) context: .*", re.DOTALL)
+_DETAIL = re.compile(r"\. Detail: (?:Python exception: .*|\w+)\Z", re.DOTALL)
+# Arrow's stream readers know no Flight errors: the status is only in their text
+_STATUS = re.compile(r"\bgRPC client debug context: (?:[^:]*: )?([A-Z_]+):")
+_STATUSES: Mapping[str, type[TickflightError]] = {
+    "INVALID_ARGUMENT": QueryError,
+    "NOT_FOUND": NotFoundError,
+    "UNIMPLEMENTED": UnsupportedError,
+    "UNAUTHENTICATED": AuthenticationError,
+    "PERMISSION_DENIED": PermissionDeniedError,
+    "CANCELLED": CancelledError,
+    "DEADLINE_EXCEEDED": CancelledError,
+    "UNAVAILABLE": UnavailableError,
+    "INTERNAL": ServerError,
+    "UNKNOWN": ServerError,
+}
+# what the engine finds in the middle of a stream comes without a status, by its own name
+_ENGINE: Mapping[str, type[TickflightError]] = {
+    **dict.fromkeys(("Conversion", "Out of Range", "Invalid Input", "Invalid Type", "Mismatch Type"), QueryError),
+    "Out of Memory": QueryError,
+    "INTERRUPT": CancelledError,
+}
+_ENGINE_NAME = re.compile(rf"({'|'.join(_ENGINE)}) Error: ")
 
 
 def translate(error: BaseException) -> TickflightError:
     """Return the client's error for what pyarrow raised."""
     if isinstance(error, TickflightError):
         return error
-    text = str(error)
-    text = _DETAIL.sub("", _PREFIX.sub("", text)).strip() or type(error).__name__
-    for theirs, ours in _TABLE:
-        if isinstance(error, theirs):
-            return ours(text)
-    return ServerError(text)
+    whole = str(error)
+    text = _DETAIL.sub("", _CONTEXT.sub("", _PREFIX.sub("", whole))).strip() or type(error).__name__
+    kind = next((ours for theirs, ours in _TABLE if isinstance(error, theirs)), ServerError)
+    if kind in (UnavailableError, ServerError):
+        status, engine = _STATUS.search(whole), _ENGINE_NAME.match(text)
+        if engine:
+            kind = _ENGINE[engine[1]]
+        elif status:
+            kind = _STATUSES.get(status[1], kind)
+    return kind(text)

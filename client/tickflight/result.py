@@ -5,7 +5,7 @@ The rule of this file: rows stay Arrow until somebody asks for another form, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,10 +22,15 @@ class Result:
 
     ``arrow``, ``polars`` and ``pandas`` read everything and may be called again; ``reader`` and iteration stream and
     leave nothing behind. Use it as a context manager, or ``close`` it, to end a stream early.
+
+    Args:
+        reader: the stream.
+        cancel: ends the call behind it.
     """
 
-    def __init__(self, reader: pa.RecordBatchReader) -> None:
+    def __init__(self, reader: pa.RecordBatchReader, cancel: Callable[[], None] = lambda: None) -> None:
         self._reader: pa.RecordBatchReader | None = reader
+        self._cancel: Callable[[], None] | None = cancel
         self._table: pa.Table | None = None
         self._schema: pa.Schema = reader.schema
 
@@ -38,13 +43,16 @@ class Result:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield the batches as they arrive."""
         if self._table is not None:
-            yield from self._table.to_batches()
-            return
-        reader = self._take()
+            return iter(self._table.to_batches())
+        return self._stream(self._take())
+
+    def _stream(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         try:
             yield from reader
         except TRANSLATED as error:
             raise translate(error) from None
+        finally:
+            self.close()
 
     def _take(self) -> pa.RecordBatchReader:
         if self._reader is None:
@@ -59,9 +67,7 @@ class Result:
 
     def reader(self) -> pa.RecordBatchReader:
         """Return the stream itself: anything that takes Arrow streams (DuckDB, polars, Parquet writers) reads it."""
-        if self._table is not None:
-            return self._table.to_reader()
-        return self._take()
+        return pa.RecordBatchReader.from_batches(self._schema, iter(self))
 
     def arrow(self) -> pa.Table:
         """Return all rows as a pyarrow Table."""
@@ -85,7 +91,8 @@ class Result:
         return self.arrow().to_pandas(**options)
 
     def close(self) -> None:
-        """End the stream if it is not read to its end."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        """End the stream if it is not read to its end, also for who iterates over it or has its ``reader``."""
+        cancel, self._cancel = self._cancel, None
+        self._reader = None
+        if cancel is not None and self._table is None:
+            cancel()

@@ -55,6 +55,7 @@ class Ack:
 class _Item:
     sequence: int
     batch: pa.RecordBatch
+    size: int
     future: Future[Ack]
 
 
@@ -85,6 +86,8 @@ class Writer:
         self._connection = connection
         self._bytes_max = inflight_bytes_max
         self._retry_timeout_s = retry_timeout_s
+        if first_sequence < 1:
+            raise WriteError(f"first_sequence is {first_sequence}: batches are counted from 1.", code="sequence")
         self._next = first_sequence
         self._waiting: deque[_Item] = deque()  # without an answer, in order
         self._unsent = 0  # how many of them, from the end, are not on the present stream
@@ -107,12 +110,13 @@ class Writer:
         """
         if isinstance(batch, pa.Table):
             batch = _one_batch(batch)
-        size = batch.get_total_buffer_size()
+        size = batch.nbytes  # what is sent: a slice counts as much as it shows
         with self._condition:
             self._condition.wait_for(lambda: self._closing or not self._bytes or self._bytes + size <= self._bytes_max)
             if self._closing:
                 raise WriteError("the writer is closed.", code="closed")
-            item = _Item(self._next, batch, Future())
+            item = _Item(self._next, batch, size, Future())
+            item.future.set_running_or_notify_cancel()  # what is written cannot be taken back
             self._next += 1
             self._waiting.append(item)
             self._unsent += 1
@@ -130,7 +134,8 @@ class Writer:
             UnavailableError: not within ``timeout`` seconds.
         """
         with self._condition:
-            if not self._condition.wait_for(lambda: not self._waiting, timeout):
+            last = self._next - 1
+            if not self._condition.wait_for(lambda: not self._waiting or self._waiting[0].sequence > last, timeout):
                 raise UnavailableError(f"{len(self._waiting)} batches have no answer after {timeout} s.")
 
     def close(self) -> None:
@@ -155,8 +160,8 @@ class Writer:
             try:
                 self._stream()
                 continue
-            except TickflightError as error:
-                failure = error
+            except Exception as error:  # whatever it is, this thread lives on, since the batches need somebody
+                failure = translate(error)
             with self._condition:
                 progressed = not self._waiting or self._waiting[0].sequence > before
             if progressed or failing_since is None:
@@ -245,7 +250,7 @@ class Writer:
     def _drop_first(self) -> None:
         item = self._waiting.popleft()
         self._unsent = min(self._unsent, len(self._waiting))
-        self._bytes -= item.batch.get_total_buffer_size()
+        self._bytes -= item.size
         self._condition.notify_all()
 
     def _fail(self, error: TickflightError) -> None:

@@ -62,7 +62,8 @@ class Authenticator:
             return self._basic(value.strip(), login=login)
         if scheme.lower() == "bearer":
             return self._bearer(value.strip())
-        raise AuthenticationError(f"authorization scheme {scheme[:20]!r} is not known.", hint=_HINT)
+        # what stands there is not repeated: it may be a token whose scheme was forgotten
+        raise AuthenticationError("the scheme of the authorization header is not known.", hint=_HINT)
 
     def _basic(self, value: str, *, login: bool) -> Session:
         try:
@@ -96,10 +97,12 @@ class Authenticator:
             if session is not None:
                 if self._clock.monotonic() - session.used <= self._settings.session_idle_s:
                     return self._touch(session)
-                del self._sessions[token]
+                self._forget(token)
         for name, secret in self._settings.tokens.items():
             if hmac.compare_digest(secret.get_secret_value().encode(), token.encode()):
                 return Session(token, name, self._clock.monotonic())
+        if self._settings.anonymous:
+            return Session("", ANONYMOUS, self._clock.monotonic())
         raise AuthenticationError("the bearer token is unknown or has ended.", hint="Log in again.")
 
     def _touch(self, session: Session) -> Session:
@@ -109,12 +112,18 @@ class Authenticator:
 
     def _evict(self) -> None:
         while len(self._sessions) > self._settings.sessions_max:
-            self._sessions.popitem(last=False)
+            self._forget(next(iter(self._sessions)))
+
+    def _forget(self, token: str) -> bool:
+        session = self._sessions.pop(token, None)
+        if session is not None and self._by_basic.get(session.user) == token:
+            del self._by_basic[session.user]
+        return session is not None
 
     def end(self, session: Session) -> bool:
         """End a login; return whether there was one."""
         with self._lock:
-            return self._sessions.pop(session.token, None) is not None
+            return self._forget(session.token)
 
 
 class Call(flight.ServerMiddleware):  # type: ignore[misc]

@@ -52,6 +52,9 @@ class IngestService:
                 if chunk.app_metadata is None:
                     raise InputError("a batch came without its sequence.", hint="Send AppendBatch as app_metadata.")
                 sequence = AppendBatch.parse(chunk.app_metadata.to_pybytes()).sequence
+                if not 1 <= sequence < 2**63:
+                    # below 1 it would pass for one that was taken already
+                    raise InputError(f"a batch has sequence {sequence}.", hint="Count from 1.")
                 answers.put(sequence, self._append(command, chunk.data, sequence))
         finally:
             answers.finish()
@@ -84,11 +87,15 @@ class IngestService:
             raise UnsupportedError(
                 f"table {schema}.{command.table} exists; its rows can only be added to.", hint='Use mode="append".'
             )
-        futures = []
-        for chunk in reader:
-            if chunk.data is not None:
-                self._check_batch(chunk.data)
-                futures.append(self._store.append(command.table, chunk.data))
+        futures: list[Future[Ack]] = []
+        try:
+            for chunk in reader:
+                if chunk.data is not None:
+                    self._check_batch(chunk.data)
+                    futures.append(self._store.append(command.table, chunk.data))
+        except InputError as error:
+            stored = sum(future.result().rows for future in futures)
+            raise InputError(f"{error.message} {stored} rows before it are stored.", hint=error.hint) from None
         rows = sum(future.result().rows for future in futures)
         writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
 

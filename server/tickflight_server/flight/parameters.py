@@ -25,7 +25,7 @@ def read_batches(data: bytes) -> list[pa.RecordBatch]:
             batches = list(reader)
         for batch in batches:
             batch.validate(full=True)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise StatementError(
             f"the parameters are no Arrow IPC stream: {str(error).splitlines()[0]}.", hint="Send one batch of values."
         ) from None
@@ -36,7 +36,8 @@ def rows_of(batches: list[pa.RecordBatch], names: tuple[str, ...]) -> Iterator[t
     """Yield the values of each row in the order of the statement's parameters ``names``.
 
     Raises:
-        StatementError: there are more or fewer columns than parameters.
+        StatementError: there are more or fewer columns than parameters, they are named otherwise, or a value has no
+            counterpart in SQL.
     """
     for batch in batches:
         columns = _order(batch, names)
@@ -45,22 +46,35 @@ def rows_of(batches: list[pa.RecordBatch], names: tuple[str, ...]) -> Iterator[t
 
 
 def _order(batch: pa.RecordBatch, names: tuple[str, ...]) -> list[pa.Array]:
+    hint = f"Its parameters are {', '.join('$' + n for n in names) or 'none'}."
     if batch.num_columns != len(names):
         raise StatementError(
-            f"the statement has {len(names)} parameters, {batch.num_columns} values were given.",
-            hint=f"Its parameters are {', '.join('$' + n for n in names) or 'none'}.",
+            f"the statement has {len(names)} parameters, {batch.num_columns} values were given.", hint=hint
         )
-    if set(batch.schema.names) == set(names) and not all(n.isdigit() for n in names):
-        return [batch.column(name) for name in names]
+    given = {name.lower(): number for number, name in enumerate(batch.schema.names)}
+    wanted = [name.lower() for name in names]
+    if set(wanted) == set(given):
+        return [batch.column(given[name]) for name in wanted]
+    # names that say nothing are positions; others are not guessed at
+    telling = any(name and not name.isdigit() for name in given)
+    if telling and len(names) > 1 and not all(name.isdigit() for name in names):
+        missing = next(name for name in names if name.lower() not in given)
+        raise StatementError(f"no value is given for ${missing}.", hint=hint)
     return list(batch.columns)
 
 
 def _value(scalar: pa.Scalar) -> Any:
     if not scalar.is_valid:
         return None
-    if pa.types.is_dictionary(scalar.type):
+    kind = scalar.type
+    if pa.types.is_dictionary(kind):
         return _value(scalar.value)
-    if pa.types.is_timestamp(scalar.type) and scalar.type.unit == "ns":
-        # Python's datetime ends at the microsecond, which is what the tables hold
-        scalar = scalar.cast(pa.timestamp("us", scalar.type.tz), safe=False)
-    return scalar.as_py()
+    try:
+        if pa.types.is_timestamp(kind):
+            # Python's datetime ends at the microsecond, which is what the tables hold, as UTC without a zone
+            scalar = scalar.cast(pa.int64()).cast(pa.timestamp(kind.unit)).cast(pa.timestamp("us"), safe=False)
+        elif pa.types.is_time64(kind) or pa.types.is_duration(kind):
+            scalar = scalar.cast(pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us"), safe=False)
+        return scalar.as_py()
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        raise StatementError(f"a value of type {kind} cannot be bound: {str(error).splitlines()[0]}.") from None

@@ -7,8 +7,7 @@ touches data.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 from pyarrow import flight
@@ -22,10 +21,12 @@ from tickflight_server.errors import StatementError
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.handles import Handles
 from tickflight_server.flight.parameters import read_batches, rows_of
-from tickflight_server.flight.streams import cut_by_bytes, stream
+from tickflight_server.flight.streams import cut_by_bytes, generated, stream
 from tickflight_server.query.engine import Engine, Plan
 
 PLAN_FRESH_S = 1.0  # a plan older than this when it is fetched is made anew, since now() is part of it
+# what stands for a parameter before values are bound: some functions refuse null, others want a list
+_GUESSES: tuple[object, ...] = (None, 1, [1])
 
 
 @dataclass
@@ -34,7 +35,6 @@ class Prepared:
 
     sql: str
     parameters: tuple[str, ...]
-    plan: Plan | None
     rows: list[tuple[object, ...]] = field(default_factory=list)
 
 
@@ -73,16 +73,26 @@ class QueryService:
     def prepare(self, call: Call, sql: str) -> ActionCreatePreparedStatementResult:
         """Keep a statement for running it with parameters."""
         names = self._engine.parameter_names(sql)
-        # unbound, a parameter is null: the result's types are then a best guess, exact where none depends on one
-        plan = self._engine.plan(sql, dict.fromkeys(names) if names else ())
-        handle = self._prepared.add(call.session.user, Prepared(sql, names, plan if not names else None))
+        schema = self._guess_schema(sql, names)
+        handle = self._prepared.add(call.session.user, Prepared(sql, names))
         parameters = pa.schema([pa.field(name, pa.null()) for name in names])
         return ActionCreatePreparedStatementResult(
             prepared_statement_handle=handle,
-            dataset_schema=plan.schema.serialize().to_pybytes(),
+            dataset_schema=schema.serialize().to_pybytes(),
             parameter_schema=parameters.serialize().to_pybytes(),
             is_update=False,
         )
+
+    def _guess_schema(self, sql: str, names: tuple[str, ...]) -> pa.Schema:
+        """Return the result schema of a statement without values, exact where no type depends on a parameter."""
+        failure: StatementError | None = None
+        for guess in _GUESSES if names else (None,):
+            try:
+                return self._engine.plan(sql, dict.fromkeys(names, guess)).schema
+            except StatementError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
 
     def close_prepared(self, call: Call, handle: bytes) -> None:
         """Forget a prepared statement; one that is gone already is no error."""
@@ -96,7 +106,8 @@ class QueryService:
     def prepared_info(self, call: Call, handle: bytes) -> tuple[pa.Schema, bytes]:
         """Plan a prepared statement with its bound values; return the result schema and the ticket."""
         prepared = self._prepared.get(call.session.user, handle)
-        return self._plan_prepared(prepared)[0].schema, CommandPreparedStatementQuery(handle).serialize()
+        plan = self._plan_bound(prepared, _bound_rows(prepared)[0])
+        return plan.schema, CommandPreparedStatementQuery(handle).serialize()
 
     def fetch(self, call: Call, ticket: TicketStatementQuery | Query | CommandPreparedStatementQuery) -> object:
         """Run what a ticket stands for; return its stream."""
@@ -109,8 +120,9 @@ class QueryService:
                 plan = self._engine.plan(planned.sql)
             return self._run(call, plan)
         prepared = self._prepared.get(call.session.user, ticket.prepared_statement_handle)
-        plans = self._plan_prepared(prepared)
-        return self._run(call, plans[0]) if len(plans) == 1 else self._run_many(call, plans)
+        rows = _bound_rows(prepared)
+        first = self._plan_bound(prepared, rows[0])
+        return self._run(call, first) if len(rows) == 1 else self._run_many(prepared, rows, first)
 
     def _plan_query(self, ticket: Query) -> Plan:
         if not ticket.params:
@@ -121,32 +133,46 @@ class QueryService:
             raise StatementError(f"{len(rows)} rows of parameters were given, one is wanted.", hint="Send one row.")
         return self._engine.plan(ticket.sql, _bound(names, rows[0]))
 
-    def _plan_prepared(self, prepared: Prepared) -> list[Plan]:
-        if not prepared.parameters:
-            return [self._engine.plan(prepared.sql)]
-        if not prepared.rows:
-            raise StatementError(
-                f"no values are bound to {', '.join('$' + n for n in prepared.parameters)}.", hint="Bind a row first."
-            )
-        return [self._engine.plan(prepared.sql, _bound(prepared.parameters, row)) for row in prepared.rows]
+    def _plan_bound(self, prepared: Prepared, row: tuple[object, ...]) -> Plan:
+        return self._engine.plan(prepared.sql, _bound(prepared.parameters, row))
 
     def _run(self, call: Call, plan: Plan) -> flight.FlightDataStream:
         execution = self._engine.execute(plan)
         call.hold(execution.close)
         return stream(execution, self._settings.batch_bytes)
 
-    def _run_many(self, call: Call, plans: Sequence[Plan]) -> flight.FlightDataStream:
-        """Run one plan after the other, as one result: many rows were bound."""
-        schema = plans[0].schema
+    def _run_many(self, prepared: Prepared, rows: Sequence[tuple[object, ...]], first: Plan) -> flight.FlightDataStream:
+        """Run the statement for one row after the other, as one result in the first one's schema."""
+        schema, limit = first.schema, self._settings.batch_bytes
 
         def batches() -> Iterator[pa.RecordBatch]:
-            for plan in plans:
-                with self._engine.execute(replace(plan)) as execution:
-                    for batch in execution.reader:
-                        yield from cut_by_bytes(batch.cast(schema), self._settings.batch_bytes)
+            for number, row in enumerate(rows):
+                plan = self._plan_bound(prepared, row) if number else first
+                with self._engine.execute(plan) as execution:
+                    for batch in execution.batches():
+                        yield from cut_by_bytes(_in_schema(batch, schema), limit)
 
-        return flight.GeneratorStream(schema, chain(batches()))
+        return generated(schema, batches())
 
 
-def _bound(names: tuple[str, ...], row: tuple[object, ...]) -> dict[str, object] | tuple[object, ...]:
-    return row if all(n.isdigit() for n in names) else dict(zip(names, row, strict=True))
+def _bound_rows(prepared: Prepared) -> Sequence[tuple[object, ...]]:
+    if not prepared.parameters:
+        return [()]
+    if not prepared.rows:
+        raise StatementError(
+            f"no values are bound to {', '.join('$' + n for n in prepared.parameters)}.", hint="Bind a row first."
+        )
+    return prepared.rows
+
+
+def _in_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    try:
+        return batch.cast(schema)
+    except (pa.ArrowException, ValueError):
+        raise StatementError(
+            "the rows of values give results of different types.", hint="Cast the parameters, such as ?::DOUBLE."
+        ) from None
+
+
+def _bound(names: tuple[str, ...], row: tuple[object, ...]) -> dict[str, object]:
+    return dict(zip(names, row, strict=True))

@@ -7,6 +7,7 @@ does work of its own.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -103,6 +104,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         }
         host, port = settings.flight.host, settings.flight.port
         try:
+            _check_free(host, port)
             super().__init__(
                 f"grpc://{host}:{port}",
                 auth_handler=Handshake(),
@@ -208,6 +210,14 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def _flush(self, call: Call, request: Flush) -> Message:
         return FlushResult(self._store.flush())
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise OSError if the address is taken: gRPC shares a port with another gRPC server without a word."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
 
 
 _READ_ONLY = "Tables are read-only by SQL; rows come in over DoPut."

@@ -49,7 +49,7 @@ class Unimplemented(pa.ArrowNotImplementedError):  # type: ignore[misc]
     """UNIMPLEMENTED."""
 
 
-_CLEAN = (InvalidArgument, NotFound, Unimplemented)
+_CLEAN = (InvalidArgument, NotFound, Unimplemented, flight.FlightError)
 
 # first match counts
 _TABLE: tuple[tuple[type[ServerError], type[Exception]], ...] = (
@@ -71,13 +71,12 @@ def to_flight(error: BaseException) -> Exception:
     if isinstance(error, WireError):
         kind = Unimplemented if error.kind == "unknown" else InvalidArgument
         return kind(f"{error}.")
-    if isinstance(error, (*_CLEAN, flight.FlightError)):
+    if isinstance(error, _CLEAN):
         return cast(Exception, error)
     if not isinstance(error, ServerError):
         LOG.error("flight.failed", exc_info=error)
-        return flight.FlightInternalError(
-            f"the call failed inside the server ({type(error).__name__}). Hint: See the server's log."
-        )
+        text = f"the call failed inside the server ({type(error).__name__}). Hint: See the server's log."
+        return cast(Exception, flight.FlightInternalError(text))
     for ours, theirs in _TABLE:
         if isinstance(error, ours):
             return theirs(str(error))

@@ -7,14 +7,13 @@ take 4 MiB).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 from pyarrow import flight
 
-from tickflight_server.errors import ServerError
-from tickflight_server.flight.status import to_flight
-from tickflight_server.query.engine import Execution
+from tickflight_server.flight.status import mapped_errors
+from tickflight_server.query.engine import BATCH_ROWS_MIN, Execution, row_bytes
 from tickflight_server.schemas import STORED
 
 # text columns of the stored tables that hold names and ids; the engine's batch size allows for them
@@ -26,9 +25,9 @@ _SHORT_TEXTS = frozenset(
 )
 
 
-def is_flat(schema: pa.Schema) -> bool:
-    """Return whether a row's size is bounded by its schema: fixed widths, and texts that are names or ids."""
-    return all(_is_bounded(field) for field in schema)
+def is_flat(schema: pa.Schema, batch_bytes: int) -> bool:
+    """Return whether the engine's batches are bounded by the schema: fixed widths, and texts that are names or ids."""
+    return all(_is_bounded(field) for field in schema) and BATCH_ROWS_MIN * row_bytes(schema) <= batch_bytes
 
 
 def _is_bounded(field: pa.Field) -> bool:
@@ -43,19 +42,30 @@ def _is_bounded(field: pa.Field) -> bool:
 
 def stream(execution: Execution, batch_bytes: int) -> flight.FlightDataStream:
     """Return the execution's result as a stream of messages of about ``batch_bytes``."""
-    reader = execution.reader
-    if is_flat(reader.schema):
-        return flight.RecordBatchStream(reader)
-    return flight.GeneratorStream(reader.schema, _cut(reader, batch_bytes))
+    schema = execution.reader.schema
+    if is_flat(schema, batch_bytes):
+        return flight.RecordBatchStream(execution.reader)
+    return generated(schema, (p for batch in execution.batches() for p in cut_by_bytes(batch, batch_bytes)))
 
 
-def _cut(reader: pa.RecordBatchReader, batch_bytes: int) -> Iterator[pa.RecordBatch]:
-    try:
-        for batch in reader:
-            yield from cut_by_bytes(batch, batch_bytes)
-    except Exception as error:
-        text = str(error).splitlines()
-        raise to_flight(ServerError(text[0]) if isinstance(error, pa.ArrowException | OSError) else error) from None
+def generated(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> flight.FlightDataStream:
+    """Return ``batches`` as a stream; what goes wrong in their making reaches the client like any other error."""
+
+    def guarded() -> Iterator[pa.RecordBatch]:
+        with mapped_errors():
+            yield from batches
+
+    if any(map(_has_dictionary, schema)):
+        # pyarrow's generator streams send no dictionaries; its readers do, but every Flight error of theirs is UNKNOWN
+        return flight.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, guarded()))
+    return flight.GeneratorStream(schema, guarded())
+
+
+def _has_dictionary(field: pa.Field) -> bool:
+    kind = field.type
+    if pa.types.is_nested(kind):
+        return any(_has_dictionary(kind.field(i)) for i in range(kind.num_fields))
+    return bool(pa.types.is_dictionary(kind))
 
 
 def cut_by_bytes(batch: pa.RecordBatch, batch_bytes: int) -> Iterator[pa.RecordBatch]:

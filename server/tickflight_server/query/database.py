@@ -27,6 +27,8 @@ MACROS = {
     "current_localtimestamp": "TIMESTAMP",
     "today": "TIMESTAMP::DATE",
     "current_date": "TIMESTAMP::DATE",
+    "get_current_time": "TIMESTAMP::TIME",
+    "current_localtime": "TIMESTAMP::TIME",
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
@@ -82,11 +84,17 @@ def relation(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parame
 def _engine_parameters(parameters: Parameters) -> Any:
     if not parameters:
         return None
-    # numbered ones go by position, whichever way they came
+    # the engine knows ? and $1 by the names "1", "2", …
     if isinstance(parameters, Mapping):
-        numbered = all(name.isdigit() for name in parameters)
-        return list(parameters.values()) if numbered else dict(parameters)
-    return list(parameters)
+        return {name: _engine_value(value) for name, value in parameters.items()}
+    return [_engine_value(value) for value in parameters]
+
+
+def _engine_value(value: Any) -> Any:
+    """Return an instant with a zone as what the tables hold, UTC without one: only then a filter on it prunes."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).replace(tzinfo=None)
+    return value
 
 
 def find_place(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters, error: Exception) -> Exception:

@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, LifoQueue
-from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import QuerySettings
-from tickflight_server.errors import BusyError
+from tickflight_server.errors import BusyError, ServerError
 from tickflight_server.query.database import (
     Parameters,
-    find_place,
     make_database,
     relation,
     set_now,
     view_name,
 )
 from tickflight_server.query.failures import translate
-from tickflight_server.query.filters import Filter, read_expression
+from tickflight_server.query.probe import Filters, Prober
 from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
 from tickflight_server.query.statement import CATALOG, Statement, StatementReader
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import FeedBoard, SystemSource, make_table
 from tickflight_server.schemas import STORED, TableSchema
 from tickflight_server.store import Store, TableSnapshot
+
+BATCH_ROWS_MIN = 2048  # the engine's vectors
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,8 @@ class Plan:
     statement: Statement
     parameters: Parameters
     schema: pa.Schema
-    filters: dict[str, list[Filter | None] | None]
+    filters: dict[str, Filters | None]
     now_us: int
-
-
-class _Probe(ds.InMemoryDataset):  # type: ignore[misc]
-    """An empty table that notes which filters DuckDB pushes down to it."""
-
-    def scanner(self, columns: Any = None, filter: Any = None, **kwargs: Any) -> Any:
-        self.seen.append(filter)
-        return super().scanner(columns=columns, filter=filter)
-
-
-@dataclass
-class _Prober:
-    """A connection whose tables are empty probes."""
-
-    connection: duckdb.DuckDBPyConnection
-    probes: dict[str, _Probe] = field(default_factory=dict)
 
 
 class Execution:
@@ -95,15 +78,31 @@ class Execution:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield what ``reader`` does, with the engine's errors translated.
+
+        Raises:
+            ServerError: the engine failed in the middle.
+        """
+        try:
+            yield from self.reader
+        except Exception as error:
+            raise self._engine.translate(error) from None
+
     def cancel(self) -> None:
         """Stop the engine's work on this query; a thread that reads it gets an error."""
         self._connection.interrupt()
 
     def close(self) -> None:
-        """Free the query's place and memory; a second call does nothing."""
+        """Free the query's place and memory; a second call does nothing.
+
+        A thread that reads at this moment gets an error, and the memory is free when it lets go of the reader.
+        """
         if self._closed.acquire(blocking=False):
             del self.reader
-            self._connection.close()
+            self._connection.interrupt()
+            with suppress(duckdb.Error):  # the engine refuses to close a connection on which a thread reads
+                self._connection.close()
             self._engine.release()
 
 
@@ -128,7 +127,7 @@ class Engine:
         self._folder = "" if Path.cwd() == store.root else f"{store.root}/"
         self._database = make_database(store, settings, self._folder)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
-        self._probers: LifoQueue[_Prober] = LifoQueue()
+        self._probers: LifoQueue[Prober] = LifoQueue()
         self._readers: LifoQueue[StatementReader] = LifoQueue()
 
     @property
@@ -145,6 +144,9 @@ class Engine:
 
     def close(self) -> None:
         """Let the engine go."""
+        with suppress(Empty):
+            while True:
+                self._probers.get_nowait().close()
         self._database.close()
 
     def release(self) -> None:
@@ -174,27 +176,18 @@ class Engine:
             statement = reader.read(sql)
         now_us = self._clock.now_us()
         names = _stored_names(statement)
-        with self._prober() as prober:
-            for probe in prober.probes.values():
-                probe.seen = []
-            connection = prober.connection
-            timer = threading.Timer(self._settings.probe_timeout_s, connection.interrupt)
-            try:
-                set_now(connection, now_us)
-                reader_ = relation(connection, statement.sql, parameters).to_arrow_reader(1)
-                schema = reader_.schema
-                complete = True
-                if names and not statement.explain:
-                    timer.start()
-                    complete = _drain(reader_)
-                del reader_
-            except Exception as error:
-                placed = find_place(connection, statement.sql, parameters, error)
-                raise translate(placed, self._store.root) from None
-            finally:
-                timer.cancel()
-            filters = {n: _filters(prober.probes[n], complete) for n in names}
+        try:
+            with self._prober() as prober:
+                schema, filters = prober.find(
+                    statement, parameters, names, now_us=now_us, timeout_s=self._settings.probe_timeout_s
+                )
+        except Exception as error:
+            raise self.translate(error) from None
         return Plan(statement, parameters, schema, filters, now_us)
+
+    def translate(self, error: BaseException) -> ServerError:
+        """Return the server's error for whatever the engine raised."""
+        return translate(error, self._store.root)
 
     def execute(self, plan: Plan, *, batch_rows: int | None = None) -> Execution:
         """Run a bound statement over the newest snapshot; the caller closes the execution.
@@ -212,11 +205,18 @@ class Engine:
         except BaseException as error:
             self.release()
             if isinstance(error, Exception):
-                raise translate(error, self._store.root) from None
+                raise self.translate(error) from None
             raise
 
     def _execute(self, plan: Plan, batch_rows: int) -> Execution:
         connection = self._connect()
+        try:
+            return self._start(connection, plan, batch_rows)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _start(self, connection: duckdb.DuckDBPyConnection, plan: Plan, batch_rows: int) -> Execution:
         opened = {}
         for name, filters in plan.filters.items():
             opened[name] = self._give_table(connection, self._store.snapshot(name), filters)
@@ -234,7 +234,7 @@ class Engine:
         return execution
 
     def _give_table(
-        self, connection: duckdb.DuckDBPyConnection, snapshot: TableSnapshot, filters: list[Filter | None] | None
+        self, connection: duckdb.DuckDBPyConnection, snapshot: TableSnapshot, filters: Filters | None
     ) -> Opened:
         """Let ``connection`` see those segments and parts of ``snapshot`` that can hold matching rows."""
         table = snapshot.table
@@ -266,25 +266,21 @@ class Engine:
         return connection
 
     @contextmanager
-    def _prober(self) -> Iterator[_Prober]:
+    def _prober(self) -> Iterator[Prober]:
         try:
             prober = self._probers.get_nowait()
         except Empty:
-            prober = self._make_prober()
-        yield prober
-        # one that failed midway is not used again
+            prober = Prober(self._connect(), self._store.numeric)
+        try:
+            yield prober
+        except duckdb.Error:
+            # a statement that does not bind leaves nothing behind
+            self._probers.put(prober)
+            raise
+        except BaseException:
+            prober.close()
+            raise
         self._probers.put(prober)
-
-    def _make_prober(self) -> _Prober:
-        prober = _Prober(self._connect())
-        for table in STORED.values():
-            # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing
-            probe = _Probe(table.arrow(self._store.numeric).empty_table())
-            prober.probes[table.name] = probe
-            prober.connection.register(view_name(table.schema, table.name), probe)
-        for name, (schema, _, _) in SYSTEM_TABLES.items():
-            prober.connection.register(view_name("system", name), schema.empty_table())
-        return prober
 
     @contextmanager
     def _statement_reader(self) -> Iterator[StatementReader]:
@@ -300,8 +296,12 @@ class Engine:
 
 def batch_rows_for(schema: pa.Schema, batch_bytes: int) -> int:
     """Return how many rows make a batch of about ``batch_bytes``: 2,048 to 131,072, the engine's vectors in whole."""
-    width = sum(_width(f.type) for f in schema) or 1
-    return max(2048, min(131_072, batch_bytes // width // 2048 * 2048))
+    return max(BATCH_ROWS_MIN, min(131_072, batch_bytes // row_bytes(schema) // BATCH_ROWS_MIN * BATCH_ROWS_MIN))
+
+
+def row_bytes(schema: pa.Schema) -> int:
+    """Return the bytes that a row of ``schema`` takes, roughly where a value has no fixed size."""
+    return sum(_width(f.type) for f in schema) or 1
 
 
 def _width(kind: pa.DataType) -> int:
@@ -314,27 +314,7 @@ def _width(kind: pa.DataType) -> int:
         return 24
 
 
-def _drain(reader: pa.RecordBatchReader) -> bool:
-    """Run the probe to its end; return False if it failed, or was interrupted for taking too long.
-
-    A failure on empty tables (a bad cast of a constant, say) comes again from the real run, which reports it.
-    """
-    try:
-        for _ in reader:
-            pass
-    except (pa.ArrowException, OSError):
-        return False
-    return True
-
-
-def _filters(probe: _Probe, complete: bool) -> list[Filter | None] | None:
-    """Return one filter a scan, or None where some scan may not have been seen."""
-    if not complete or not probe.seen:
-        return None
-    return [None if f is None else read_expression(f) for f in probe.seen]
-
-
-def _keep(filters: list[Filter | None] | None, candidates: Candidates) -> np.ndarray:
+def _keep(filters: Filters | None, candidates: Candidates) -> np.ndarray:
     """Return which candidates some scan needs."""
     if filters is None or any(f is None for f in filters):
         return np.ones(len(candidates), dtype=bool)

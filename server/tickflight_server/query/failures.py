@@ -6,9 +6,11 @@ The rule of this file: one literal table says which engine error is whose fault.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from tickflight_server.errors import (
     CancelledError,
@@ -42,13 +44,32 @@ _TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = 
 _INTERNAL = re.compile(r"(?:temp\.main\.)?\b__(market|system)_(\w+?)(?:_ring)?\b")
 
 
+# an error in the middle of a stream comes through Arrow, as text that begins with the engine's name of its kind
+_KINDS: Mapping[str, type[BaseException]] = {
+    "INTERRUPT": duckdb.InterruptException,
+    "Conversion": duckdb.ConversionException,
+    "Out of Range": duckdb.OutOfRangeException,
+    "Invalid Input": duckdb.InvalidInputException,
+    "Invalid Type": duckdb.InvalidTypeException,
+    "Mismatch Type": duckdb.TypeMismatchException,
+    "Not implemented": duckdb.NotImplementedException,
+    "Out of Memory": duckdb.OutOfMemoryException,
+    "IO": duckdb.IOException,
+}
+_KIND = re.compile(rf"(?:Invalid: |IOError: )?({'|'.join(_KINDS)}) Error: ")
+
+
 def translate(error: BaseException, root: Path) -> ServerError:
     """Return the server's error for an engine's, with paths below ``root`` made relative."""
     if isinstance(error, ServerError):
         return error
     text = str(error).strip().replace(f"{root}/", "").replace(str(root), "the data folder")
     text = _INTERNAL.sub(r"\1.\2", text)
+    kind = type(error)
+    if isinstance(error, OSError | pa.ArrowException) and (match := _KIND.match(text)):
+        kind, text = _KINDS[match[1]], text[match.start(1) :]
     for theirs, ours, hint in _TABLE:
-        if isinstance(error, theirs):
-            return ours(text, hint=hint)
+        if issubclass(kind, theirs):
+            # what the engine advises there are settings that nobody can reach from here
+            return ours(text.splitlines()[0] if theirs is duckdb.OutOfMemoryException else text, hint=hint)
     return ServerError(f"the query failed inside the server: {type(error).__name__}.", hint="See the server's log.")

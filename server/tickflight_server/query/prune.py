@@ -6,7 +6,8 @@ weighed as two masks over the candidates: may it be true for some row, may it be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,12 @@ from tickflight_server.store.ring import Segment
 Mask = npt.NDArray[np.bool_]
 Masks = tuple[Mask, Mask]
 
+_ORDERS: Mapping[str, Callable[[str, str], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 _NEVER_NULL = ("exchange", "symbol", "timestamp", "receipt_timestamp", "seq")
 
 
@@ -29,6 +36,9 @@ class Candidates(Protocol):
 
     def members(self, column: str, values: frozenset[str]) -> Masks | None:
         """Return where some row's ``column`` is in ``values`` and where some row's is not; None if not known."""
+
+    def labels(self, column: str, holds: Callable[[str], bool]) -> Masks | None:
+        """Return where ``holds`` is true of some row's ``column`` and where it is not; None if not known."""
 
     def range(self, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
         """Return least and greatest ``column`` of each candidate; None if not known."""
@@ -51,6 +61,13 @@ class PartCandidates:
         inside = np.zeros(len(held), dtype=bool)
         for value in values:
             inside |= held == value
+        return inside, ~inside
+
+    def labels(self, column: str, holds: Callable[[str], bool]) -> Masks | None:
+        """See ``Candidates``."""
+        if column not in ("exchange", "symbol"):
+            return None
+        inside = np.array([holds(label) for label in getattr(self._index, column)], dtype=bool)
         return inside, ~inside
 
     def range(self, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
@@ -78,6 +95,15 @@ class SegmentCandidates:
         held: list[frozenset[str]] = [s.exchanges if column == "exchange" else s.symbols for s in self._segments]
         inside = np.array([not h.isdisjoint(values) for h in held], dtype=bool)
         outside = np.array([not h <= values for h in held], dtype=bool)
+        return inside, outside
+
+    def labels(self, column: str, holds: Callable[[str], bool]) -> Masks | None:
+        """See ``Candidates``."""
+        if column not in ("exchange", "symbol"):
+            return None
+        held = [s.exchanges if column == "exchange" else s.symbols for s in self._segments]
+        inside = np.array([any(map(holds, h)) for h in held], dtype=bool)
+        outside = np.array([not all(map(holds, h)) for h in held], dtype=bool)
         return inside, outside
 
     def range(self, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
@@ -111,15 +137,24 @@ def _weigh(node: Filter, candidates: Candidates) -> Masks:
             return _everywhere(candidates, False), _everywhere(candidates, True)
         case In(column, values):
             return _weigh_in(column, values, candidates)
-        case Compare("=" | "!=", column, str(value)):
-            masks = candidates.members(column, frozenset((value,)))
-            if masks is not None:
-                return masks if node.op == "=" else (masks[1], masks[0])
-        case Compare(op, column, int(value)):
-            bounds = candidates.range(column)
-            if bounds is not None:
-                return _weigh_range(op, value, *bounds)
+        case Compare(op, column, value):
+            return _weigh_compare(op, column, value, candidates)
     return _everywhere(candidates, True), _everywhere(candidates, True)
+
+
+def _weigh_compare(op: str, column: str, value: Any, candidates: Candidates) -> Masks:
+    masks = None
+    if isinstance(value, str):
+        if op in ("=", "!="):
+            masks = candidates.members(column, frozenset((value,)))
+            masks = (masks[1], masks[0]) if masks and op == "!=" else masks
+        else:
+            # Python orders by code point, which is the order of UTF-8's bytes, DuckDB's
+            masks = candidates.labels(column, lambda label: _ORDERS[op](label, value))
+    elif isinstance(value, int):
+        bounds = candidates.range(column)
+        masks = _weigh_range(op, value, *bounds) if bounds else None
+    return masks or (_everywhere(candidates, True), _everywhere(candidates, True))
 
 
 def _everywhere(candidates: Candidates, value: bool) -> Mask:

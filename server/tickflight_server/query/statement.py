@@ -26,9 +26,24 @@ TABLE_FUNCTIONS = frozenset(
         *("pragma_table_info", "pragma_version", "sql_auto_complete", "icu_calendar_names", "pg_timezone_names"),
     }
 )
-# Scalar functions that tell about the machine or the server's settings.
-REFUSED_FUNCTIONS = frozenset({"current_setting", "getenv", "getvariable", "write_log", "query", "query_table"})
-_EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?\b(?!\s*\()", re.IGNORECASE)
+# Scalar functions that tell about the machine or the server's settings, bind another text, or hold a thread.
+REFUSED_FUNCTIONS = frozenset(
+    {
+        *("current_setting", "getenv", "getvariable", "write_log", "query", "query_table"),
+        *("json_serialize_plan", "sleep_ms", "pg_sleep"),
+    }
+)
+# Views of the engine's own that show its settings, files and log.
+REFUSED_TABLES = frozenset({"pg_settings", "pragma_database_list", "duckdb_logs", "pg_prepared_statements"})
+# A WITH may also hold INSERT, UPDATE, DELETE and COPY TO, which are nodes of other types.
+_QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+_COMMENTS = r"(?>\s+|--[^\n]*\n|/\*.*?\*/)*+"  # never tried a second way, so that no text takes long
+_OPTION = r"(?:ANALYZE|FORMAT\s+\w+)"
+_EXPLAIN = re.compile(
+    rf"{_COMMENTS}(EXPLAIN(?:\s+ANALYZE\b|\s*\(\s*{_OPTION}(?:\s*,\s*{_OPTION})*\s*\)|\b))",
+    re.IGNORECASE | re.DOTALL,
+)
+_ANALYZE = re.compile(r"ANALYZE", re.IGNORECASE)
 _DESCRIBE_SYSTEM = re.compile(r"\b((?:DESCRIBE|DESC|SUMMARIZE)\s+)(\"?system\"?\s*\.)", re.IGNORECASE)
 _READING = "SELECT, WITH, VALUES, FROM, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN are taken."
 
@@ -39,11 +54,13 @@ class Statement:
 
     ``sql`` is the text for the engine: the caller's, but for ``system.x``, which is written ``tickflight.system.x``
     since the engine has a catalog of that name. ``tables`` are the names it refers to, as (schema or "", table).
+    ``explain`` says that it is an EXPLAIN; ``probe_sql`` is then the one that runs nothing, without ANALYZE.
     """
 
     sql: str
     tables: frozenset[tuple[str, str]]
     explain: bool
+    probe_sql: str
 
 
 class StatementReader:
@@ -63,16 +80,26 @@ class StatementReader:
         """
         self._check_size(sql)
         explain = _EXPLAIN.match(sql)
-        tree = self._parse(sql[explain.end() :] if explain else sql, sql)
+        text = sql[explain.end() :] if explain else sql
+        tree = self._parse(text, sql)
         tables: set[tuple[str, str]] = set()
         places: list[int] = []
         for node in _walk(tree):
             _check(node, tables, places)
-        start = len(sql[: explain.end()].encode()) if explain else 0
-        return Statement(_qualify(sql, [start + p for p in places]), frozenset(tables), explain is not None)
+        text = _qualify(text, places)
+        if any(node.get("type") == "SHOW_REF" for node in _walk(tree)):
+            # the parser gives no place for what DESCRIBE and SUMMARIZE name
+            text = _DESCRIBE_SYSTEM.sub(rf"\1{CATALOG}.\2", text)
+        names = frozenset(tables)
+        if explain is None:
+            return Statement(text, names, explain=False, probe_sql=text)
+        # what was in front is left out but for its lines: the engine gets the very text that was looked through
+        lines = "\n" * sql[: explain.start(1)].count("\n")
+        without = "" if _ANALYZE.search(explain[1]) else explain[1][len("EXPLAIN") :]
+        return Statement(f"{lines}{explain[1]}{text}", names, explain=True, probe_sql=f"{lines}EXPLAIN{without}{text}")
 
     def parameter_names(self, sql: str) -> tuple[str, ...]:
-        """Return the names of the statement's parameters: numbers in order of their value, else in order of names.
+        """Return the names of the statement's parameters: numbers by value, names as they first appear.
 
         Raises:
             TooLargeError: the text is too long.
@@ -84,10 +111,21 @@ class StatementReader:
         except duckdb.Error as error:
             raise StatementError(str(error).strip()) from None
         names = {name for statement in statements for name in statement.named_parameters}
-        return tuple(sorted(names, key=lambda n: (int(n) if n.isdigit() else -1, n)))
+        if all(name.isdigit() for name in names):
+            return tuple(sorted(names, key=int))
+        explain = _EXPLAIN.match(sql)
+        places: dict[str, int] = {}
+        for node in _walk(self._parse(sql[explain.end() :] if explain else sql, sql)):
+            if node.get("class") == "PARAMETER":
+                name, place = node["identifier"].lower(), node["query_location"]
+                places[name] = min(place, places.get(name, place))
+        return tuple(sorted(names, key=lambda name: (places.get(name.lower(), 0), name)))
 
     def _check_size(self, sql: str) -> None:
-        size = len(sql.encode())
+        try:
+            size = len(sql.encode())
+        except UnicodeEncodeError:
+            raise StatementError("the SQL text is not valid Unicode.") from None
         if size > self._sql_bytes_max:
             raise TooLargeError(
                 f"the SQL text has {size} bytes, query.sql_bytes_max is {self._sql_bytes_max}.",
@@ -100,7 +138,10 @@ class StatementReader:
         except duckdb.Error as error:
             raise StatementError(str(error).strip()) from None
         assert row is not None
-        answer = json.loads(row[0])
+        try:
+            answer = json.loads(row[0])
+        except RecursionError:
+            raise StatementError("the SQL text is nested too deeply.", hint="Use WITH, or fewer brackets.") from None
         if not answer["error"]:
             statements = answer["statements"]
             if len(statements) != 1:
@@ -149,14 +190,17 @@ def _qualify(sql: str, places: list[int]) -> str:
     for place in sorted(places, reverse=True):
         if place < len(text):
             text = text[:place] + f"{CATALOG}.".encode() + text[place:]
-    # the parser gives no place for what DESCRIBE and SUMMARIZE name
-    return _DESCRIBE_SYSTEM.sub(rf"\1{CATALOG}.\2", text.decode())
+    return text.decode()
 
 
 def _check(node: dict[str, Any], tables: set[tuple[str, str]], places: list[int]) -> None:
     kind = node.get("type")
+    if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _QUERY_NODES:
+        raise UnsupportedError(f"{kind.split('_')[0]} is not offered here: tables are read-only by SQL.", hint=_READING)
     if kind == "BASE_TABLE":
         name = str(node.get("table_name", ""))
+        if name.lower() in REFUSED_TABLES:
+            raise UnsupportedError(f"table {name} is not offered here.")
         if re.search(r"[./\\:*?]", name):
             raise UnsupportedError(f"files cannot be read by SQL: {name!r}.", hint="Name a table.")
         schema = str(node.get("schema_name", "")).lower()

@@ -41,8 +41,9 @@ class FeedBoard:
             reports = dict(self._reports)
         for feed, (when, values) in sorted(reports.items()):
             row: dict[str, Any] = {"feed": feed, "reported_at": when}
-            row |= {k: int(values.get(k, 0)) for k in _FEED_COUNTERS}
-            row["last_error"] = values.get("last_error")
+            row |= {k: _count(values.get(k)) for k in _FEED_COUNTERS}
+            error = values.get("last_error")
+            row["last_error"] = None if error is None else json.dumps(error) if not isinstance(error, str) else error
             row["report"] = json.dumps(values, default=str)
             yield row
 
@@ -56,6 +57,11 @@ class SystemSource:
 
 
 _FEED_COUNTERS = ("received", "sent", "acknowledged", "rejected", "dropped", "failed", "queue_rows", "batches")
+
+
+def _count(value: Any) -> int:
+    """Return a counter as a feed sent it, 0 for what is none: one feed's report must not spoil the table."""
+    return int(value) if isinstance(value, int) and abs(value) < 2**63 else 0
 
 
 def _parts(source: SystemSource) -> Iterator[dict[str, Any]]:

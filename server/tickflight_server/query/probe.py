@@ -1,0 +1,121 @@
+"""Finding a statement's filters: it is run once on empty tables that note what DuckDB pushes down to them.
+
+The rule of this file: a filter that may not have been seen counts as none. What a probe does is bounded in time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from tickflight_server.query.database import Parameters, find_place, relation, set_now, view_name
+from tickflight_server.query.filters import Filter, read_expression
+from tickflight_server.query.statement import Statement
+from tickflight_server.query.system import TABLES as SYSTEM_TABLES
+from tickflight_server.schemas import STORED, NumericType
+
+Filters = list[Filter | None]
+"""One filter a scan, None for a scan that reads everything."""
+
+_ROWS = 2048  # the engine's vectors
+
+
+class _Probe(ds.InMemoryDataset):  # type: ignore[misc]
+    """An empty table that notes which filters DuckDB pushes down to it."""
+
+    def scanner(self, columns: Any = None, filter: Any = None, **kwargs: Any) -> Any:
+        self.seen.append(filter)
+        return super().scanner(columns=columns, filter=filter)
+
+
+class Prober:
+    """A connection whose tables are empty probes; not for use by two threads at once."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, numeric: NumericType) -> None:
+        self._connection = connection
+        self._probes: dict[str, _Probe] = {}
+        for table in STORED.values():
+            # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing
+            probe = self._probes[table.name] = _Probe(table.arrow(numeric).empty_table())
+            connection.register(view_name(table.schema, table.name), probe)
+        for name, (schema, _, _) in SYSTEM_TABLES.items():
+            connection.register(view_name("system", name), schema.empty_table())
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._connection.close()
+
+    def find(
+        self, statement: Statement, parameters: Parameters, names: Iterable[str], *, now_us: int, timeout_s: float
+    ) -> tuple[pa.Schema, dict[str, Filters | None]]:
+        """Return the result's schema, and the filters that reach the scans of the stored tables ``names``.
+
+        A table's filters are None where its scans are not known.
+
+        Raises:
+            duckdb.Error: the statement does not bind; the message has the engine's place marker.
+        """
+        for probe in self._probes.values():
+            probe.seen = []
+        names = list(names)
+        try:
+            set_now(self._connection, now_us)
+            query = relation(self._connection, statement.probe_sql, parameters)
+            schema = self._run(query, timeout_s) if names and not statement.explain else None
+            complete = schema is not None
+            if schema is None:
+                # this plans and runs nothing; it renames columns of one name
+                types = query.limit(0).to_arrow_reader(1).schema
+                schema = pa.schema([f.with_name(name) for f, name in zip(types, query.columns, strict=True)])
+        except duckdb.Error as error:
+            raise find_place(self._connection, statement.probe_sql, parameters, error) from None
+        return schema, {n: _filters(self._probes[n]) if complete else None for n in names}
+
+    def _run(self, query: Any, timeout_s: float) -> pa.Schema | None:
+        """Run the probe to its end; return its schema, or None if it took too long or failed midway.
+
+        A failure midway comes again from the real run, which reports it; one before the first row is raised.
+        """
+        try:
+            with _interrupted_after(timeout_s, self._connection):
+                reader = query.to_arrow_reader(_ROWS)
+                for _ in reader:
+                    pass
+                return reader.schema
+        except (duckdb.InterruptException, pa.ArrowException, OSError):
+            return None
+
+
+@contextmanager
+def _interrupted_after(seconds: float, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Interrupt ``connection`` if the block takes longer than ``seconds``, and never once the block has ended."""
+    lock = threading.Lock()
+    ended = False
+
+    def interrupt() -> None:
+        with lock:
+            if not ended:
+                connection.interrupt()
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            ended = True
+        timer.cancel()
+
+
+def _filters(probe: _Probe) -> Filters | None:
+    """Return one filter a scan, or None where no scan was seen."""
+    if not probe.seen:
+        return None
+    return [None if f is None else read_expression(f) for f in probe.seen]

@@ -1,0 +1,74 @@
+"""Handles are bounded, belong to a user and end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tickflight_server.errors import NotFoundError
+from tickflight_server.flight.handles import Handles
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now_us(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def handles(clock: Clock) -> Handles[int]:
+    return Handles("thing", clock, most=3, idle_s=10)
+
+
+def test_value_is_found_by_its_user(handles: Handles[int]) -> None:
+    handle = handles.add("ada", 7)
+    assert handles.get("ada", handle) == 7
+    assert len(handle) == 16
+
+
+def test_handle_of_another_user_is_as_good_as_none(handles: Handles[int]) -> None:
+    handle = handles.add("ada", 7)
+    with pytest.raises(NotFoundError) as theirs:
+        handles.get("bob", handle)
+    with pytest.raises(NotFoundError) as unknown:
+        handles.get("bob", b"x")
+    assert str(theirs.value) == str(unknown.value) == "there is no such thing, or it has ended. Hint: Make it anew."
+    assert not handles.remove("bob", handle)
+    assert handles.get("ada", handle) == 7
+
+
+def test_removed_handle_is_gone(handles: Handles[int]) -> None:
+    handle = handles.add("ada", 7)
+    assert handles.remove("ada", handle)
+    assert not handles.remove("ada", handle)
+    with pytest.raises(NotFoundError):
+        handles.get("ada", handle)
+
+
+def test_longest_unused_goes_when_there_are_too_many(handles: Handles[int]) -> None:
+    first, second, third = (handles.add("ada", i) for i in range(3))
+    handles.get("ada", first)
+    fourth = handles.add("ada", 3)
+    assert [handles.get("ada", h) for h in (first, third, fourth)] == [0, 2, 3]
+    with pytest.raises(NotFoundError):
+        handles.get("ada", second)
+
+
+def test_handle_ends_when_unused_and_lives_while_used(handles: Handles[int], clock: Clock) -> None:
+    used, unused = handles.add("ada", 1), handles.add("ada", 2)
+    for _ in range(3):
+        clock.seconds += 6
+        handles.get("ada", used)
+    with pytest.raises(NotFoundError):
+        handles.get("ada", unused)
+    handles.add("ada", 3)
+    assert len(handles._entries) == 2
