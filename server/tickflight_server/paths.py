@@ -4,6 +4,7 @@
       _tickflight/writer            the server's identity (a UUID as text)
       _tickflight/lock              held by the running server
       _tickflight/log/<number>.log  the write-ahead log, numbered in order
+      _tickflight/spill/            what queries put aside when memory is short
       <table>/_delta_log/           the table's versions
       <table>/year=2026/month=11/day=22/exchange=BINANCE/symbol=BTC-USDT/<first>-<last>-<id>.parquet
 
@@ -49,6 +50,11 @@ class Layout:
     def log(self) -> Path:
         """Folder of the write-ahead log."""
         return self.internal / "log"
+
+    @property
+    def spill(self) -> Path:
+        """Folder of what queries put aside when memory is short; emptied at the start."""
+        return self.internal / "spill"
 
     def table(self, name: str) -> Path:
         """Folder of a table."""

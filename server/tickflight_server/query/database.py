@@ -6,13 +6,16 @@ each query gives its own contents; nothing outside the data folder can be reache
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from tickflight_server.config import QuerySettings
+from tickflight_server.paths import Layout
 from tickflight_server.query.statement import CATALOG
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.schemas import STORED
@@ -66,9 +69,18 @@ def make_database(store: Store, settings: QuerySettings, prefix: str) -> duckdb.
     # a list setting takes no parameter
     folders = ", ".join("'{}/'".format(f"{prefix}{name}".replace("'", "''")) for name in STORED)
     run(f"SET GLOBAL allowed_directories = [{folders}]")
-    run("SET GLOBAL temp_directory = ''")
+    _allow_spilling(run, Layout(Path(prefix)), settings.spill_mb)
     run("SET GLOBAL enable_external_access = false")
     return database
+
+
+def _allow_spilling(run: Callable[[str], object], layout: Layout, spill_mb: int) -> None:
+    """Let queries put up to ``spill_mb`` aside in the data folder, or nothing; what a crash left there goes."""
+    shutil.rmtree(layout.spill, ignore_errors=True)
+    folder = str(layout.spill).replace("'", "''") if spill_mb else ""
+    run(f"SET GLOBAL temp_directory = '{folder}'")
+    if spill_mb:
+        run(f"SET GLOBAL max_temp_directory_size = '{spill_mb}MiB'")
 
 
 def set_now(connection: duckdb.DuckDBPyConnection, now_us: int) -> None:

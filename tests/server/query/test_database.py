@@ -140,3 +140,18 @@ def test_error_stays_where_no_better_one_is_found(
 ) -> None:
     assert find_place(database, sql, (), error) is error
     assert rows(database, "SELECT 1") == [(1,)]  # and the connection works on
+
+
+# Six million groups with their hashes need some hundreds of megabytes.
+LARGE = "SELECT count(*) FROM (SELECT i, max(hash(i)) FROM range(6000000) t(i) GROUP BY i)"
+
+
+def test_a_large_query_spills_into_the_data_folder_where_it_may(store: Store) -> None:
+    left = store.root / "_tickflight" / "spill" / "left-by-a-crash"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with make_database(store, QuerySettings(memory_mb=96), f"{store.root}/") as poor, pytest.raises(duckdb.Error):
+        rows(poor, LARGE)
+    assert not left.exists()
+    with make_database(store, QuerySettings(memory_mb=96, spill_mb=2000), f"{store.root}/") as rich:
+        assert rows(rich, LARGE) == [(6_000_000,)]
