@@ -43,8 +43,8 @@ FACTS = [
             "type_name utf8 NN; data_type int32 NN; column_size int32; literal_prefix utf8; literal_suffix utf8; "
             "create_params list; nullable int32 NN; case_sensitive bool NN; searchable int32 NN; "
             "unsigned_attribute bool; fixed_prec_scale bool NN; auto_increment bool; local_type_name utf8; "
-            "minimum_scale int32; maximum_scale int32; sql_data_type int32 NN; datetime_subcode int32; num_prec_radix int32; "
-            "interval_precision int32"
+            "minimum_scale int32; maximum_scale int32; sql_data_type int32 NN; datetime_subcode int32; "
+            "num_prec_radix int32; interval_precision int32"
         ),
     ),
 ]
