@@ -17,7 +17,7 @@ from tickflight_server.config import LakehouseSettings
 from tickflight_server.store import Store, TableSnapshot
 
 T0 = 1_700_000_000_000_000  # 2023-11-14 22:13:20 UTC
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 def make_trades(
