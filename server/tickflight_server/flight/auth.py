@@ -25,6 +25,7 @@ from tickflight_server.flight.status import to_flight
 
 ANONYMOUS = "anonymous"
 MIDDLEWARE = "call"
+WATCH_INTERVAL_S = 0.2
 _HINT = "Log in with user and password, or send 'authorization: Bearer <token>'."
 
 
@@ -127,16 +128,39 @@ class Authenticator:
 
 
 class Call(flight.ServerMiddleware):  # type: ignore[misc]
-    """One call: whose it is, and what is to be freed when its last byte is sent."""
+    """One call: whose it is, what is to be freed when its last byte is sent, and what to stop if the caller goes.
+
+    ``gone`` says whether the caller has gone; the handler sets it.
+    """
 
     def __init__(self, session: Session, answer: Mapping[str, str]) -> None:
         self.session = session
+        self.gone: Callable[[], bool] = lambda: False
         self._answer = answer
         self._held: list[Callable[[], None]] = []
+        self._cancel: Callable[[], None] | None = None
+        self._ended = threading.Event()
+        self._lock = threading.Lock()  # the call does not end while somebody asks whether its caller is gone
 
     def hold(self, close: Callable[[], None]) -> None:
         """Run ``close`` when the call has ended, in whatever way."""
         self._held.append(close)
+
+    def watch(self, cancel: Callable[[], None]) -> None:
+        """Run ``cancel`` if the caller goes away before the call has ended, in place of an earlier one.
+
+        gRPC tells of it only when there is something to send, which a query may take hours for.
+        """
+        first, self._cancel = self._cancel is None, cancel
+        if first:
+            threading.Thread(target=self._look, name="call-watch", daemon=True).start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(WATCH_INTERVAL_S):
+            with self._lock:
+                # more than once, since the engine may be between two steps the first time
+                if not self._ended.is_set() and self._cancel is not None and self.gone():
+                    self._cancel()
 
     def sending_headers(self) -> Mapping[str, str]:
         """Return the headers of the answer."""
@@ -144,6 +168,8 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
 
     def call_completed(self, exception: BaseException | None) -> None:
         """Free what the call held."""
+        with self._lock:
+            self._ended.set()
         while self._held:
             self._held.pop()()
 

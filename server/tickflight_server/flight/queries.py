@@ -122,7 +122,7 @@ class QueryService:
         prepared = self._prepared.get(call.session.user, ticket.prepared_statement_handle)
         rows = _bound_rows(prepared)
         first = self._plan_bound(prepared, rows[0])
-        return self._run(call, first) if len(rows) == 1 else self._run_many(prepared, rows, first)
+        return self._run(call, first) if len(rows) == 1 else self._run_many(call, prepared, rows, first)
 
     def _plan_query(self, ticket: Query) -> Plan:
         if not ticket.params:
@@ -137,18 +137,20 @@ class QueryService:
         return self._engine.plan(prepared.sql, _bound(prepared.parameters, row))
 
     def _run(self, call: Call, plan: Plan) -> flight.FlightDataStream:
-        execution = self._engine.execute(plan)
+        execution = self._engine.execute(plan, started=call.watch)
         call.hold(execution.close)
         return stream(execution, self._settings.batch_bytes)
 
-    def _run_many(self, prepared: Prepared, rows: Sequence[tuple[object, ...]], first: Plan) -> flight.FlightDataStream:
+    def _run_many(
+        self, call: Call, prepared: Prepared, rows: Sequence[tuple[object, ...]], first: Plan
+    ) -> flight.FlightDataStream:
         """Run the statement for one row after the other, as one result in the first one's schema."""
         schema, limit = first.schema, self._settings.batch_bytes
 
         def batches() -> Iterator[pa.RecordBatch]:
             for number, row in enumerate(rows):
                 plan = self._plan_bound(prepared, row) if number else first
-                with self._engine.execute(plan) as execution:
+                with self._engine.execute(plan, started=call.watch) as execution:
                     for batch in execution.batches():
                         yield from cut_by_bytes(_in_schema(batch, schema), limit)
 

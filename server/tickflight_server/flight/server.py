@@ -120,6 +120,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
     def _call(context: Any) -> Call:
         call = context.get_middleware(MIDDLEWARE)
         assert isinstance(call, Call)
+        call.gone = context.is_cancelled
         return call
 
     def get_flight_info(self, context: Any, descriptor: Any) -> flight.FlightInfo:

@@ -7,7 +7,7 @@ hold a matching row are opened. Both runs see the same ``now()``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ class Execution:
 
     def cancel(self) -> None:
         """Stop the engine's work on this query; a thread that reads it gets an error."""
-        self._connection.interrupt()
+        _interrupt(self._connection)
 
     def close(self) -> None:
         """Free the query's place and memory; a second call does nothing.
@@ -100,7 +100,7 @@ class Execution:
         """
         if self._closed.acquire(blocking=False):
             del self.reader
-            self._connection.interrupt()
+            _interrupt(self._connection)
             with suppress(duckdb.Error):  # the engine refuses to close a connection on which a thread reads
                 self._connection.close()
             self._engine.release()
@@ -189,8 +189,12 @@ class Engine:
         """Return the server's error for whatever the engine raised."""
         return translate(error, self._store.root)
 
-    def execute(self, plan: Plan, *, batch_rows: int | None = None) -> Execution:
+    def execute(
+        self, plan: Plan, *, batch_rows: int | None = None, started: Callable[[Callable[[], None]], None] | None = None
+    ) -> Execution:
         """Run a bound statement over the newest snapshot; the caller closes the execution.
+
+        When this returns the first batch is there, which may take long; ``started`` is given what cancels it before.
 
         Raises:
             BusyError: no place among the running queries came free in time.
@@ -201,16 +205,18 @@ class Engine:
                 f"{self._settings.concurrent_max} queries run already (query.concurrent_max).", hint="Try again later."
             )
         try:
-            return self._execute(plan, batch_rows or batch_rows_for(plan.schema, self._settings.batch_bytes))
+            return self._execute(plan, batch_rows or batch_rows_for(plan.schema, self._settings.batch_bytes), started)
         except BaseException as error:
             self.release()
             if isinstance(error, Exception):
                 raise self.translate(error) from None
             raise
 
-    def _execute(self, plan: Plan, batch_rows: int) -> Execution:
+    def _execute(self, plan: Plan, batch_rows: int, started: Callable[[Callable[[], None]], None] | None) -> Execution:
         connection = self._connect()
         try:
+            if started is not None:
+                started(lambda: _interrupt(connection))
             return self._start(connection, plan, batch_rows)
         except BaseException:
             connection.close()
@@ -292,6 +298,11 @@ class Engine:
             yield reader
         finally:
             self._readers.put(reader)
+
+
+def _interrupt(connection: duckdb.DuckDBPyConnection) -> None:
+    with suppress(duckdb.Error):  # it is closed already
+        connection.interrupt()
 
 
 def batch_rows_for(schema: pa.Schema, batch_bytes: int) -> int:

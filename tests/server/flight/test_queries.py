@@ -358,6 +358,22 @@ def test_queries_at_once_do_not_mix(served: Any) -> None:
     assert failures == []
 
 
+def read_all(cursor: adbc.Cursor) -> pa.Table:
+    handle, _ = cursor.adbc_statement.execute_query()
+    return pa.RecordBatchReader._import_from_c(handle.address).read_all()
+
+
+def test_adbc_cancels_a_query_that_runs(served: Any, until: Callable[..., None]) -> None:
+    with adbc.connect(served.address, autocommit=True) as connection, connection.cursor() as cursor:
+        canceller = threading.Timer(0.3, cursor.adbc_cancel)
+        canceller.start()
+        cursor.adbc_statement.set_sql_query("SELECT count(*) FROM range(10000000000000) WHERE range % 3 = 1")
+        with pytest.raises(Exception, match=r"(?i)cancel"):
+            read_all(cursor)
+        canceller.join()
+        until(lambda: served.free_places == 8)
+
+
 @pytest.fixture
 def transactional(served: Any) -> Iterator[adbc.Connection]:
     with adbc.connect(served.address) as connection:

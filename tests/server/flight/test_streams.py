@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,21 @@ def test_error_in_the_middle_reaches_adbc(cursor: adbc.Cursor, raises_clean: Cal
     cursor.execute(LATE.format("AS n, 'text' AS made_up"))
     with raises_clean(adbc.ProgrammingError, "Could not convert string"):
         cursor.fetch_arrow_table()
+
+
+def test_client_that_goes_away_before_the_first_row_stops_the_query(
+    client: flight.FlightClient, served: Any, until: Callable[..., None]
+) -> None:
+    ticket = flight.Ticket(Query("SELECT count(*) FROM range(10000000000000) WHERE range % 3 = 1").serialize())
+    with pytest.raises(flight.FlightTimedOutError):
+        client.do_get(ticket, flight.FlightCallOptions(timeout=0.3)).read_all()
+    until(lambda: served.free_places == 8)
+
+
+def test_no_thread_is_left_of_a_call(client: flight.FlightClient, until: Callable[..., None]) -> None:
+    for _ in range(20):
+        ask(client, "SELECT 1")
+    until(lambda: "call-watch" not in [t.name for t in threading.enumerate()])
 
 
 @pytest.mark.parametrize("more", ["", ", 'text' AS made_up"], ids=["C++", "generator"])

@@ -474,15 +474,37 @@ def test_another_thread_ends_an_execution_that_is_read(
     for _ in range(5):
         execution = engine.execute(engine.plan(ENDLESS))
         thread, failures, begun = read_in_a_thread(execution)
-        assert begun.wait(10)
+        assert begun.wait(60)
         end(execution)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
         assert [type(f) for f in failures] == [CancelledError]
         execution.close()
         assert free_places(engine) == 4
     with engine.execute(engine.plan("SELECT count(*) AS n FROM trades")) as execution:
         assert execution.reader.read_all()["n"].to_pylist() == [120]
+
+
+def test_query_without_a_first_row_is_stopped_by_what_started_was_given(filled: Store, engine: Engine) -> None:
+    cancels: list[Callable[[], None]] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            engine.execute(engine.plan(f"SELECT count(*) {BIG} WHERE x % 3 = 1"), started=cancels.append)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while thread.is_alive() and time.monotonic() < deadline:
+        thread.join(0.05)
+        for cancel in cancels:
+            cancel()
+    assert [type(f) for f in failures] == [CancelledError]
+    assert free_places(engine) == 4
+    cancels[0]()  # of a connection that is closed: nothing
 
 
 def test_execution_that_cannot_start_frees_its_place(filled: Store, engine: Engine) -> None:
