@@ -67,6 +67,8 @@ class Server:
         stopping.join(DRAIN_S)
         if stopping.is_alive():
             LOG.info("server.calls_cut", after_s=DRAIN_S)
+        else:
+            self.engine.close()
         self.store.close()
 
 
