@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from bench import smoke
 from bench.figures import Figure
+from tickflight_server.logs import configure_logs
 
 BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {"smoke": smoke.run}
 
@@ -15,6 +16,7 @@ def main() -> None:
     """Run the benchmarks that are named."""
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("names", nargs="+", choices=sorted(BENCHES), metavar="NAME", help=", ".join(sorted(BENCHES)))
+    configure_logs("warning")  # to standard error: standard output is for figures
     for name in parser.parse_args().names:
         for figure in BENCHES[name]():
             print(figure.to_json(), flush=True)

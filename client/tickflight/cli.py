@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TickflightError as error:
         print(f"tickflight: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (pa.ArrowException, OverflowError) as error:
+        # a value that the format asked for cannot hold
+        print(f"tickflight: --format {options.format}: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         # whoever read the rows has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,7 +91,9 @@ def _tables(client: Client, options: argparse.Namespace) -> None:
 def _write_table(result: Result, file: IO[bytes]) -> None:
     """Write the first rows as text in columns, and how many there are."""
     table = result.arrow()
-    rows = [[_cell(v) for v in row.values()] for row in table.slice(0, _ROWS_SHOWN).to_pylist()]
+    # column by column: two columns may have one name
+    columns = [[_cell(v) for v in column.to_pylist()] for column in table.slice(0, _ROWS_SHOWN).columns]
+    rows = [list(row) for row in zip(*columns, strict=True)]
     names = table.schema.names
     widths = [max([len(n), *(len(r[i]) for r in rows)]) for i, n in enumerate(names)]
     lines = [names, ["-" * w for w in widths], *rows]

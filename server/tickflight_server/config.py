@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tickflight_server.errors import ConfigError
 
@@ -82,6 +82,14 @@ class AuthSettings(_Section):
     tokens: dict[str, SecretStr] = Field(default_factory=dict, description="long-lived bearer token by its name")
     session_idle_s: float = Field(86_400.0, gt=0, description="a bearer token of a login ends after so long unused")
     sessions_max: int = Field(10_000, ge=1, description="logins alive at once; the longest unused goes first")
+
+    @field_validator("users", "tokens")
+    @classmethod
+    def _not_empty(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, secret in value.items():
+            if not secret.get_secret_value():
+                raise ValueError(f"the secret of {name!r} is empty")
+        return value
 
     @property
     def anonymous(self) -> bool:
@@ -192,6 +200,8 @@ def load_settings(path: Path | None = None, overrides: dict[str, Any] | None = N
             settings = _override(settings, overrides)
     except ValidationError as error:
         raise _config_error(error, path) from None
+    except SettingsError as error:
+        raise ConfigError(f"an environment variable is not JSON: {error}.", hint="Write mappings as JSON.") from None
     if not settings.lakehouse.enabled:
         raise ConfigError("lakehouse.enabled is false.", hint="Set it to true: there is nothing to serve otherwise.")
     return settings

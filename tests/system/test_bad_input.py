@@ -10,6 +10,7 @@ from typing import Any
 import adbc_driver_flightsql.dbapi as flight_sql
 import adbc_driver_manager
 import pyarrow as pa
+import pyarrow.flight
 import pytest
 import yaml
 from system_processes import run_cli
@@ -143,3 +144,26 @@ def test_a_ten_megabyte_statement_is_refused_and_the_server_goes_on(start_server
 def _file(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+def test_an_empty_secret_is_refused(tmp_path: Path) -> None:
+    config = _file(tmp_path / "auth.yaml", yaml.safe_dump({"auth": {"tokens": {"dashboards": ""}}}))
+    assert "dashboards" in one_line(run_cli("serve", "--config", str(config)))
+    broken = run_cli("serve", environment={"TICKFLIGHT_AUTH__USERS": "{bad"})
+    assert "JSON" in one_line(broken)
+
+
+def test_a_demo_on_a_file_is_refused(tmp_path: Path) -> None:
+    assert "--data" in one_line(run_cli("demo", "--data", str(_file(tmp_path / "file", ""))))
+
+
+def test_calls_that_flight_sql_does_not_use_are_refused_without_a_traceback(start_server: Callable[..., Any]) -> None:
+    with pa.flight.connect(start_server().address) as client:
+        with pytest.raises(NotImplementedError, match="ListFlights") as refused:
+            list(client.list_flights())
+        assert "Traceback" not in str(refused.value)
+        descriptor = pa.flight.FlightDescriptor.for_command(b"x")
+        _, reader = client.do_exchange(descriptor)
+        with pytest.raises(NotImplementedError, match="DoExchange") as refused:
+            reader.read_chunk()
+        assert "Traceback" not in str(refused.value)

@@ -22,7 +22,7 @@ from typing import IO, Any
 import yaml
 
 from tickflight_server.app.demo_view import Sample, View
-from tickflight_server.app.serve import stop_signals
+from tickflight_server.app.stopping import stop_signals
 from tickflight_server.config import FlightSettings
 from tickflight_server.errors import ConfigError, ServerError
 
@@ -47,9 +47,11 @@ class DemoOptions:
 
 def run_demo(options: DemoOptions, say: Callable[[str], None]) -> bool:
     """Run the whole way until its time is over or a signal comes; return whether every row arrived."""
-    options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     logs = options.folder / "logs"
-    logs.mkdir(mode=0o700, exist_ok=True)
+    try:
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot use the folder {options.folder}: {error.strerror}.", hint="Check --data.") from None
     with ExitStack() as stack, stop_signals() as stop:
         sandbox = None if options.exchange else _Process.sandbox(options, logs)
         if sandbox is not None:
@@ -73,7 +75,11 @@ def run_demo(options: DemoOptions, say: Callable[[str], None]) -> bool:
                     break
         say("stopping: the feed drains, then the server flushes …")
         feed.stop()
-        return _report(view.sample(), say)
+        last = view.sample()
+        if stop.is_set() and not last.feed.get("received"):
+            say("stopped before the first event came")
+            return True
+        return _report(last, say)
 
 
 def _report(last: Sample, say: Callable[[str], None]) -> bool:
@@ -134,7 +140,7 @@ class _Process:
         self._log = logs / f"{name}.log"
         command = [sys.executable, "-m", "tickflight_server.cli", *arguments]
         if name == "server":
-            command.append("--no-feeds")  # the demo runs the feed itself, to stop it first and count
+            command += ["--no-feeds", "--die-with-stdin"]  # the demo runs the feed itself, to stop it first and count
         if name == "sandbox":
             command = [sys.executable, "-m", "tickflight_server.feed.sandbox", *arguments]
         with self._log.open("wb") as log:

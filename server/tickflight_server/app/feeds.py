@@ -5,11 +5,11 @@ The rule of this file: a feed that was started by a server dies with it.
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import Any
 
 import tickflight
+from tickflight_server.app.stopping import stop_with_stdin
 from tickflight_server.config import CollectorSettings, Settings
 from tickflight_server.feed.runner import run_feeds
 
@@ -20,17 +20,12 @@ def run_feed_process(settings: Settings, address: str | None, *, die_with_stdin:
     target = address or collector.address or f"grpc://{settings.flight.host}:{settings.flight.port}"
     stop = threading.Event()
     if die_with_stdin:
-        threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
+        stop_with_stdin(stop)
     reporter = _Reporter(target, collector)
     try:
         return run_feeds(settings.feeds, collector, address=target, stop=stop, report=reporter)
     finally:
         reporter.close()
-
-
-def _wait_for_end(stop: threading.Event) -> None:
-    sys.stdin.buffer.read()
-    stop.set()
 
 
 class _Reporter:

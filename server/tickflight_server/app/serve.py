@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 from pydantic import SecretStr
 
+from tickflight_server.app.stopping import stop_signals, stop_with_stdin
 from tickflight_server.app.supervisor import FeedSupervisor
 from tickflight_server.config import Settings
 from tickflight_server.errors import ConfigError
@@ -72,9 +71,20 @@ class Server:
         self.store.close()
 
 
-def serve(settings: Settings, config_path: Path | None, announce: Callable[[str], None]) -> None:
-    """Run a server until SIGINT or SIGTERM; ``announce`` is told its address when it is ready."""
+def serve(
+    settings: Settings,
+    config_path: Path | None,
+    announce: Callable[[str], None],
+    *,
+    die_with_stdin: bool = False,
+) -> None:
+    """Run a server until SIGINT or SIGTERM, or the end of standard input where that is asked for.
+
+    ``announce`` is told its address when it is ready.
+    """
     with stop_signals() as stop:
+        if die_with_stdin:
+            stop_with_stdin(stop)
         server = Server(settings, config_path.absolute() if config_path else None)
         try:
             announce(server.address)
@@ -83,18 +93,6 @@ def serve(settings: Settings, config_path: Path | None, announce: Callable[[str]
         finally:
             server.close()
     LOG.info("server.stopped")
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Give an event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _feed_token(settings: Settings) -> str | None:

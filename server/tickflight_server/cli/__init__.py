@@ -44,14 +44,26 @@ def _settings(config: Path | None, **sections: dict[str, Any]) -> Settings:
 @_HOST
 @_PORT
 @click.option("--no-feeds", is_flag=True, help="Do not start the configured feeds.")
-def serve(config: Path | None, storage_path: Path | None, host: str | None, port: int | None, no_feeds: bool) -> None:
+@click.option("--die-with-stdin", is_flag=True, hidden=True)
+def serve(
+    config: Path | None,
+    storage_path: Path | None,
+    host: str | None,
+    port: int | None,
+    no_feeds: bool,
+    die_with_stdin: bool,
+) -> None:
     """Serve the data folder over Flight SQL, and run the configured feeds."""
     from tickflight_server.app.serve import serve as run
 
     settings = _settings(config, lakehouse={"storage_path": storage_path}, flight={"host": host, "port": port})
     if no_feeds:
         settings = settings.model_copy(update={"feeds": []})
-    run(settings, config, lambda address: click.echo(f"tickflight-server is ready at {address}"))
+
+    def announce(address: str) -> None:
+        click.echo(f"tickflight-server is ready at {address}")
+
+    run(settings, config, announce, die_with_stdin=die_with_stdin)
 
 
 @cli.command()

@@ -168,6 +168,14 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         answer = DoPutPreparedStatementResult(command.prepared_statement_handle)
         writer.write(pa.py_buffer(answer.serialize()))
 
+    def list_flights(self, context: Any, criteria: Any) -> Iterator[flight.FlightInfo]:
+        """Refuse ListFlights: Flight SQL lists tables by CommandGetTables."""
+        raise status.to_flight(UnsupportedError("ListFlights is not offered.", hint="Use CommandGetTables."))
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Refuse DoExchange, which Flight SQL has no use for."""
+        raise status.to_flight(UnsupportedError("DoExchange is not offered.", hint="Use DoPut and DoGet."))
+
     def list_actions(self, context: Any) -> list[tuple[str, str]]:
         """Answer ListActions with what is offered."""
         return [(name, ACTIONS[name].description) for name in self._actions]

@@ -2,7 +2,7 @@
 
 The rule of this file: a client gets the message and the hint, never a traceback. pyarrow sends Flight's own errors
 clean, but has none for INVALID_ARGUMENT, NOT_FOUND and UNIMPLEMENTED; those come from Arrow's exceptions, to which it
-adds the text of ``traceback.format_exception``. ``install`` makes that text empty for the classes below.
+adds the text of ``traceback.format_exception``. ``install`` makes that text a full stop for the classes below.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def install() -> None:
 
     def format_exception(exc: Any, *args: Any, **kwargs: Any) -> list[str]:
         kind = exc if isinstance(exc, type) else type(exc)
-        return [] if issubclass(kind, _CLEAN) else original(exc, *args, **kwargs)
+        # not quite nothing: a message that ends in a space is dropped by the HTTP/2 of Node.js
+        return ["."] if issubclass(kind, _CLEAN) else original(exc, *args, **kwargs)
 
     format_exception.leaves_out_clean_errors = True  # type: ignore[attr-defined]
     traceback.format_exception = format_exception

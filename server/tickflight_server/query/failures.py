@@ -26,6 +26,8 @@ _LIMIT_HINT = "Narrow the query by symbol and timestamp, or raise query.memory_m
 # first match counts; DuckDB's classes derive from each other
 _TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = (
     (duckdb.InterruptException, CancelledError, None),
+    (duckdb.InternalException, ServerError, "Write the query in another way; it is a defect of the engine."),
+    (duckdb.FatalException, ServerError, "See the server's log, and restart it."),
     (duckdb.ParserException, StatementError, None),
     (duckdb.CatalogException, StatementError, None),
     (duckdb.BinderException, StatementError, None),
@@ -40,6 +42,7 @@ _TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = 
     (duckdb.InvalidInputException, StatementError, None),
     (duckdb.Error, StatementError, None),
 )
+_FIRST_LINE = (duckdb.OutOfMemoryException, duckdb.InternalException, duckdb.FatalException)
 # names of this server's own making, which a reader of an error knows by their public names
 _INTERNAL = re.compile(r"(?:temp\.main\.)?\b__(market|system)_(\w+?)(?:_ring)?\b")
 
@@ -70,6 +73,6 @@ def translate(error: BaseException, root: Path) -> ServerError:
         kind, text = _KINDS[match[1]], text[match.start(1) :]
     for theirs, ours, hint in _TABLE:
         if issubclass(kind, theirs):
-            # what the engine advises there are settings that nobody can reach from here
-            return ours(text.splitlines()[0] if theirs is duckdb.OutOfMemoryException else text, hint=hint)
+            # more lines are advice on settings that nobody can reach from here, or the engine's stack with its paths
+            return ours(text.splitlines()[0] if theirs in _FIRST_LINE else text, hint=hint)
     return ServerError(f"the query failed inside the server: {type(error).__name__}.", hint="See the server's log.")

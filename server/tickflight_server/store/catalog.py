@@ -68,25 +68,28 @@ class TableCatalog:
     def load(self) -> tuple[PartIndex, int]:
         """Read the newest version; return its parts and the flushed ``seq`` (0 if nothing was flushed).
 
-        Parts of a flush that died before its commit are deleted, and a version that was written and not synced is
-        synced: the log may be released up to what this returns. Call it again after a failed flush.
+        A version that was written and not synced is synced: the log may be released up to what this returns. Call it
+        again after a failed flush.
 
         Raises:
-            StorageError: the table cannot be read, or holds another schema.
+            StorageError: the table cannot be read, holds another schema, or is another writer's.
         """
         if not DeltaTable.is_deltatable(str(self._folder)):
-            self._remove_orphans(set(), 0)
             return EMPTY, 0
         try:
             self._delta = DeltaTable(str(self._folder))
-            flushed = self._delta.transaction_version(self._app_id) or 0
+            flushed = self._delta.transaction_version(self._app_id)
             index = self._read_parts(self._delta)
             self._sync_log()
         except (DeltaError, OSError, pa.ArrowInvalid) as error:
             raise StorageError(f"cannot read table {self._table.name}: {_first_line(error)}.") from None
         self._check_schema(self._delta)
-        self._remove_orphans(set(index.path.tolist()), flushed)
-        return index, flushed
+        if flushed is None and len(index):
+            raise StorageError(
+                f"table {self._table.name} holds rows of another writer, and none of this folder's.",
+                hint="Restore _tickflight/writer, which belongs to the tables, from a backup.",
+            )
+        return index, flushed or 0
 
     def producer_sequence(self, producer: bytes) -> int:
         """Return the last sequence of ``producer`` whose rows are in parts, 0 if there is none."""
@@ -191,17 +194,32 @@ class TableCatalog:
             max_seq=ints("max.seq"),
         )
 
-    def _remove_orphans(self, live: set[str], flushed: int) -> None:
-        """Delete files of flushes that were never committed: their name says a ``seq`` above the flushed one."""
-        if not self._folder.is_dir():
-            return
+    def remove_orphans(self, live: set[str], flushed: int, last_seq: int) -> None:
+        """Delete the files of flushes that died before their commit.
+
+        They are no part in ``live``, and their names say rows above ``flushed``, the table's when it was loaded. Only
+        what the log gave back, up to ``last_seq``, is deleted.
+
+        Raises:
+            StorageError: there are files with other rows: a table version is missing, and nothing is deleted.
+        """
+        orphans = []
         for path in self._folder.rglob("*.parquet"):
             if "_delta_log" in path.parts:
                 continue
             seqs = parse_part_file_name(path.name)
-            if seqs is not None and seqs[0] > flushed and str(path.relative_to(self._folder)) not in live:
-                LOG.info("catalog.orphan_removed", table=self._table.name, part=path.name)
-                path.unlink(missing_ok=True)
+            if seqs is None or seqs[0] <= flushed or str(path.relative_to(self._folder)) in live:
+                continue
+            if seqs[1] > last_seq:
+                raise StorageError(
+                    f"table {self._table.name} has a part with rows {seqs[0]} to {seqs[1]}, which neither its versions "
+                    f"nor the log know: {path.name}.",
+                    hint="A table version is missing: restore the table's _delta_log from a backup.",
+                )
+            orphans.append(path)
+        for path in orphans:
+            LOG.info("catalog.orphan_removed", table=self._table.name, part=path.name)
+            path.unlink(missing_ok=True)
 
 
 def _add_action(part: Part) -> AddAction:

@@ -104,6 +104,8 @@ class Store:
             table.replay(record)
             replayed += record.rows
             self._upkeep.make_room()
+        for table in self._tables.values():
+            table.remove_orphans()
         if replayed:
             LOG.info("log.replayed", rows=replayed)
 

@@ -49,6 +49,7 @@ class Table:
         self._published: dict[bytes, int] = {}  # since the last flush
         self._unsettled = False  # a flush failed: it may have left files, or even its commit
         self.next_seq = 1
+        self._loaded_seq = 0
 
     def load(self) -> int:
         """Read the newest table version; return the flushed ``seq``, from which on the log is to be replayed."""
@@ -56,7 +57,17 @@ class Table:
         bounds = (flushed,) if flushed else ()
         self._state = TableState((), flushed, index, flushed, self._catalog.version, bounds)
         self.next_seq = flushed + 1
+        self._loaded_seq = flushed
         return flushed
+
+    def remove_orphans(self) -> None:
+        """Delete what flushes that died left behind; to be called once the log is replayed.
+
+        Raises:
+            StorageError: there are parts that neither a table version nor the log accounts for.
+        """
+        state = self._state
+        self._catalog.remove_orphans(set(state.parts.path.tolist()), self._loaded_seq, state.last_seq)
 
     @property
     def state(self) -> TableState:
@@ -169,6 +180,7 @@ class Table:
                 f"table {self.schema.name} went back from row {before} to {flushed} while it was in use.",
                 hint="Something else changed the folder: stop the server and restore it from a backup.",
             )
+        self.remove_orphans()
         self._unsettled = False
 
     def _flushed(self, parts: PartIndex, target: int) -> TableState:

@@ -98,13 +98,13 @@ def test_a_commit_records_the_flushed_seq_and_the_producers(
         assert opened.producer_sequence(b"unknown") == 0
 
 
-def test_another_writers_flushes_are_not_ours(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
+def test_a_table_of_another_writer_alone_is_refused(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
     catalog = open_catalog(tmp_path)
     catalog.load()
     catalog.commit(write(tmp_path, trades(3)), 3, {})
     other = TableCatalog(tmp_path / "trades", TRADES, UUID(int=8), "float64")
-    index, flushed = other.load()
-    assert (len(index), flushed) == (1, 0)
+    with pytest.raises(StorageError, match="another writer"):
+        other.load()
 
 
 def test_orphans_of_an_uncommitted_flush_are_removed_and_nothing_else(
@@ -113,7 +113,7 @@ def test_orphans_of_an_uncommitted_flush_are_removed_and_nothing_else(
     catalog = open_catalog(tmp_path)
     catalog.load()
     orphans = write(tmp_path, trades(3))
-    catalog.load()
+    catalog.remove_orphans(set(), 0, 3)
     assert not (tmp_path / "trades" / orphans[0].path).exists()
     committed = write(tmp_path, trades(3))
     replaced = write(tmp_path, trades(3))  # below the flushed seq and not live: an older version may still need it
@@ -121,8 +121,13 @@ def test_orphans_of_an_uncommitted_flush_are_removed_and_nothing_else(
     foreign = tmp_path / "trades" / "mine.parquet"
     foreign.write_bytes(b"")
     orphans = write(tmp_path, trades(4), 4)
-    index, flushed = open_catalog(tmp_path).load()
+    again = open_catalog(tmp_path)
+    index, flushed = again.load()
     assert (index.path.tolist(), flushed) == ([committed[0].path], 3)
+    with pytest.raises(StorageError, match="rows 4 to 7"):
+        again.remove_orphans(set(index.path.tolist()), flushed, 6)
+    assert (tmp_path / "trades" / orphans[0].path).exists(), "the log has not all of its rows"
+    again.remove_orphans(set(index.path.tolist()), flushed, 7)
     assert not (tmp_path / "trades" / orphans[0].path).exists()
     assert (tmp_path / "trades" / replaced[0].path).exists()
     assert foreign.exists()

@@ -540,3 +540,27 @@ def test_the_clock_that_was_passed_in_fills_the_receipt_time(settings_for: Calla
         store.append("ticker", batch).result(20)
         (segment,) = store.snapshot("ticker").segments
         assert segment.batch["receipt_timestamp"].cast(pa.int64()).to_pylist() == [1_234_567]
+
+
+@pytest.mark.parametrize("lost", ["trades/_delta_log", f"trades/_delta_log/{1:020d}.json", "_tickflight/writer"])
+def test_a_folder_that_lost_what_names_its_parts_is_refused_and_keeps_them(
+    open_store: Any, trades: Any, rows_of: Any, crash: Any, lost: str
+) -> None:
+    store = open_store(wal_file_mb=1)
+    for i in range(2):
+        store.append("trades", trades(20_000, i * 20_000)).result(60)
+        store.flush()
+    store.close()
+    spoiled = crash(store)
+    # the log has let go of what is in parts
+    shutil.rmtree(spoiled / "_tickflight" / "log")
+    kept = spoiled.parent / "kept"
+    (spoiled / lost).rename(kept)
+    parts = sorted((spoiled / "trades").rglob("*-*.parquet"))
+    with pytest.raises(StorageError, match=r"trades.*Hint: .*backup"):
+        open_store(spoiled)
+    assert sorted((spoiled / "trades").rglob("*-*.parquet")) == parts, "nothing was deleted"
+    shutil.rmtree(spoiled / lost, ignore_errors=True)
+    (spoiled / lost).unlink(missing_ok=True)
+    kept.rename(spoiled / lost)
+    assert len(rows_of(open_store(spoiled))) == 40_000

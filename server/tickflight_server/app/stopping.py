@@ -1,0 +1,31 @@
+"""How a process learns that it is to stop: by signals, or by the end of the one that started it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Give an event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_with_stdin(stop: threading.Event) -> None:
+    """Set ``stop`` when standard input ends, as it does when the process that holds it dies in whatever way."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        stop.set()
+
+    threading.Thread(target=wait, name="stdin", daemon=True).start()
