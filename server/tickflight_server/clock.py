@@ -1,4 +1,7 @@
-"""Time, passed in: whoever needs the hour takes a ``Clock``, so that a test decides it."""
+"""Time, passed in: whoever needs the hour takes a ``Clock``, so that a test decides it.
+
+The rule of this file: ``SystemClock`` reads the machine's clocks; what takes a ``Clock`` asks nothing else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How a process learns that it is to stop: by signals, or by the end of the one that started it."""
+"""How a process learns that it is to stop: by signals, or by the end of the one that started it.
+
+The rule of this file: it sets an event and does nothing else; what stops, and in which order, is the process's own.
+"""
 
 from __future__ import annotations
 

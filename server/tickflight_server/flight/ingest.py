@@ -20,11 +20,10 @@ from tickflight.wire.enums import TableExistsOption
 from tickflight_server.errors import InputError, NotFoundError, RowError, TooLargeError, UnsupportedError
 from tickflight_server.flight.status import to_flight
 from tickflight_server.schemas import STORED
-from tickflight_server.store import Ack, Store
+from tickflight_server.store import PRODUCER_BYTES_MAX, SEQUENCE_MAX, Ack, Store
 
 LOG = structlog.get_logger(__name__)
 ANSWERS_MAX = 256  # batches of one stream that are read and not yet answered
-_PRODUCER_BYTES_MAX = 64
 
 
 class IngestService:
@@ -42,8 +41,10 @@ class IngestService:
     def append_stream(self, command: AppendStream, reader: Any, writer: Any) -> None:
         """Append every batch of a stream and answer for each; returns when the client ended the stream."""
         _check_table(command.schema, command.table)
-        if len(command.producer) > _PRODUCER_BYTES_MAX:
-            raise InputError(f"the producer's id has {len(command.producer)} bytes, at most 64 are taken.")
+        if len(command.producer) > PRODUCER_BYTES_MAX:
+            # the store would refuse batch after batch: the stream does not even begin
+            size = len(command.producer)
+            raise InputError(f"the producer's id has {size} bytes, at most {PRODUCER_BYTES_MAX} are taken.")
         answers = _Answers(writer)
         try:
             for chunk in reader:
@@ -52,7 +53,7 @@ class IngestService:
                 if chunk.app_metadata is None:
                     raise InputError("a batch came without its sequence.", hint="Send AppendBatch as app_metadata.")
                 sequence = AppendBatch.parse(chunk.app_metadata.to_pybytes()).sequence
-                if not 1 <= sequence < 2**63:
+                if not 1 <= sequence <= SEQUENCE_MAX:
                     # below 1 it would pass for one that was taken already
                     raise InputError(f"a batch has sequence {sequence}.", hint="Count from 1.")
                 answers.put(sequence, self._append(command, chunk.data, sequence))

@@ -70,8 +70,9 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         self._authenticator = Authenticator(settings.auth, clock)
         self._queries = QueryService(engine, settings.query, clock)
         self._ingest = IngestService(store, settings.flight.message_bytes_max)
-        limits = (settings.query.handles_max, settings.auth.session_idle_s)
-        self._transactions: Handles[bool] = Handles("transaction", clock, most=limits[0], idle_s=limits[1])
+        self._transactions: Handles[bool] = Handles(
+            "transaction", clock, most=settings.query.handles_max, idle_s=settings.auth.session_idle_s
+        )
         self._tables = [TableInfo(CATALOG, s, n, "table", a, remark) for s, n, remark, a in engine.tables()]
         self._facts = SqlInfoFacts(
             duckdb_version=f"v{engine.engine_version}",
@@ -126,16 +127,19 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
     def get_flight_info(self, context: Any, descriptor: Any) -> flight.FlightInfo:
         """Answer GetFlightInfo: plan, and give one ticket."""
         with status.mapped_errors():
-            schema, ticket = self._find(context, descriptor)
+            schema, ticket = self._find(context, c.parse_command(_command_bytes(descriptor)))
             return flight.FlightInfo(schema, descriptor, [flight.FlightEndpoint(ticket, [])], -1, -1)
 
     def get_schema(self, context: Any, descriptor: Any) -> flight.SchemaResult:
         """Answer GetSchema."""
         with status.mapped_errors():
-            return flight.SchemaResult(self._find(context, descriptor)[0])
+            command = c.parse_command(_command_bytes(descriptor))
+            if isinstance(command, c.CommandStatementQuery):
+                # nobody will fetch: no handle is kept
+                return flight.SchemaResult(self._queries.schema(command.query))
+            return flight.SchemaResult(self._find(context, command)[0])
 
-    def _find(self, context: Any, descriptor: Any) -> Found:
-        command = c.parse_command(_command_bytes(descriptor))
+    def _find(self, context: Any, command: c.Command) -> Found:
         handler = self._infos.get(type(command))
         if handler is None:
             raise UnsupportedError(f"{type(command).__name__} gives no rows.", hint=_READ_ONLY)

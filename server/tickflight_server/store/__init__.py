@@ -2,6 +2,6 @@
 
 from tickflight_server.store.committer import Ack
 from tickflight_server.store.snapshot import TableSnapshot
-from tickflight_server.store.store import Store
+from tickflight_server.store.store import PRODUCER_BYTES_MAX, SEQUENCE_MAX, Store
 
-__all__ = ["Ack", "Store", "TableSnapshot"]
+__all__ = ["PRODUCER_BYTES_MAX", "SEQUENCE_MAX", "Ack", "Store", "TableSnapshot"]

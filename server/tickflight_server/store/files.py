@@ -1,4 +1,7 @@
-"""The few file-system calls that durability needs, in one place."""
+"""The few file-system calls that durability needs, in one place.
+
+The rule of this file: what is made here is its owner's alone, and each call says what is on disk when it returns.
+"""
 
 from __future__ import annotations
 
