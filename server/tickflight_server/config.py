@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tickflight_server.errors import ConfigError
+from tickflight_server.schemas import STORED
 
 MIB = 1 << 20
 
@@ -38,6 +39,14 @@ class LakehouseSettings(_Section):
     numeric_type: Literal["float64", "decimal"] = Field(
         "float64", description="type of prices and sizes; decimal keeps the exchange's digits as decimal(38,18)"
     )
+    flush_files_max: int = Field(
+        64, ge=1, description="a flush of a table writes all its partitions up to so many; of more, the large and old"
+    )
+    flush_partition_mb: int = Field(8, ge=1, description="rows in memory that make a partition large for a flush")
+    flush_partition_seconds: float = Field(
+        3600.0, gt=0, description="longest time that a partition's rows wait for a part when there are many partitions"
+    )
+    wal_mb: int = Field(4096, ge=1, description="log on disk; more forces a flush of everything")
     wal_commit_interval_ms: float = Field(
         10.0, ge=0, description="shortest time between two syncs of the log; what arrives meanwhile shares one"
     )
@@ -47,9 +56,44 @@ class LakehouseSettings(_Section):
     ring_mb: int = Field(
         1024, ge=1, description="all rows in memory, those already in parts included; above it, the oldest are released"
     )
+    ring_seconds: float = Field(3600.0, gt=0, description="rows in parts leave memory so long after their flush")
     ring_segment_rows: int = Field(131_072, ge=1024, description="small batches are merged up to this many rows")
     row_group_rows: int = Field(131_072, ge=1024, description="row-group size of the parts")
+    verify_parts: Literal["first_use", "never"] = Field(
+        "first_use", description="when the checksum of a part is compared: before a process first reads it, or never"
+    )
+    compact_parts_min: int = Field(8, ge=2, description="so many parts of a partition and a size are merged into one")
+    compact_target_mb: int = Field(64, ge=1, description="parts of half of this and more are not merged any further")
+    compact_settle_seconds: float = Field(
+        3600.0, ge=0, description="so long after a day's end its partitions are merged as far as they can be"
+    )
+    compact_share: float = Field(
+        0.25, ge=0, le=1, description="part of a core's time for compaction; 0 leaves it to the command line"
+    )
+    retention_days: dict[str, float] = Field(
+        default_factory=dict, description='days that rows are kept, by table; "*" is every other table; absent is ever'
+    )
+    vacuum_hours: float = Field(
+        24.0, ge=0, description="removed parts and old versions stay readable so long; longer than the longest query"
+    )
+    disk_free_min_mb: int = Field(
+        256, ge=0, description="free disk, at most a twentieth of it, below which nothing is accepted"
+    )
     append_timeout_s: float = Field(30.0, gt=0, description="longest wait for room before append gives up")
+
+    @field_validator("retention_days")
+    @classmethod
+    def _known_tables(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, days in value.items():
+            if name != "*" and name not in STORED:
+                raise ValueError(f"there is no table {name!r}")
+            if days <= 0:
+                raise ValueError(f"table {name!r} would keep nothing")
+        return value
+
+    def keep_days(self, table: str) -> float | None:
+        """How long the rows of ``table`` are kept, None is for ever."""
+        return self.retention_days.get(table, self.retention_days.get("*"))
 
 
 class QuerySettings(_Section):

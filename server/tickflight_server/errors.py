@@ -119,6 +119,13 @@ class LogCorruptError(StorageError):
 
 
 class LogClosedError(StorageError):
-    """The log does not accept records: it is closed, or an fsync failed and nothing may be acknowledged."""
+    """The log does not accept records: it is closed, or an fsync failed and nothing may be acknowledged.
+
+    ``temporary``: it is tried again, and the same call may go through later.
+    """
 
     code = "log_closed"
+
+    def __init__(self, message: str, *, hint: str | None = None, temporary: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.temporary = temporary

@@ -6,7 +6,7 @@
       _tickflight/log/<number>.log  the write-ahead log, numbered in order
       _tickflight/spill/            what queries put aside when memory is short
       <table>/_delta_log/           the table's versions
-      <table>/year=2026/month=11/day=22/exchange=BINANCE/symbol=BTC-USDT/<first>-<last>-<id>.parquet
+      <table>/year=2026/month=11/day=22/exchange=BINANCE/symbol=BTC-USDT/<first>-<last>-<checksum>.parquet
 
 Exchange and symbol come from outside, so a folder name holds only letters, digits and ``._-``; everything else is
 percent-encoded, byte by byte of UTF-8. The names inside the files and in the catalog are the originals.
@@ -21,7 +21,9 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 LOG_NAME = re.compile(r"(\d{12})\.log")
-PART_NAME = re.compile(r"(\d{19})-(\d{19})-([0-9a-f]{8})\.parquet")
+# the last field is the xxh3_64 of the file's contents; until version 0.2 it was 8 random digits
+PART_NAME = re.compile(r"(\d{19})-(\d{19})-([0-9a-f]{16}|[0-9a-f]{8})\.parquet")
+_CHECKSUM_DIGITS = 16
 _COMPONENT_MAX = 200  # file systems take 255 bytes; the key ("exchange=") and the rest of the encoding need some
 
 
@@ -96,12 +98,22 @@ def partition_folder(year: int, month: int, day: int, exchange: str, symbol: str
     )
 
 
-def part_file_name(first_seq: int, last_seq: int, unique: str) -> str:
-    """Return the name of a part that was cut from rows ``first_seq`` to ``last_seq`` of the table, both included."""
-    return f"{first_seq:019d}-{last_seq:019d}-{unique}.parquet"
+def part_file_name(first_seq: int, last_seq: int, checksum: str) -> str:
+    """Return the name of a part.
+
+    With its partition's other live parts it holds every row of the partition from ``first_seq`` to ``last_seq`` of the
+    table, both included; ``checksum`` is the xxh3_64 of the file's contents in 16 hexadecimal digits.
+    """
+    return f"{first_seq:019d}-{last_seq:019d}-{checksum}.parquet"
 
 
 def parse_part_file_name(name: str) -> tuple[int, int] | None:
-    """Return the first and last ``seq`` of the flush that a part came from, or None for another file."""
+    """Return the first and last ``seq`` that a part's name says, or None for another file."""
     match = PART_NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def part_checksum(name: str) -> str | None:
+    """Return the checksum of its contents that a part's name says, or None if it says none."""
+    match = PART_NAME.fullmatch(name)
+    return match[3] if match and len(match[3]) == _CHECKSUM_DIGITS else None

@@ -57,17 +57,16 @@ class PartCandidates:
         """See ``Candidates``."""
         if column not in ("exchange", "symbol"):
             return None
-        held = getattr(self._index, column)
-        inside = np.zeros(len(held), dtype=bool)
-        for value in values:
-            inside |= held == value
+        codes, names = self._index.labels(column)
+        inside = np.array([name in values for name in names], dtype=bool)[codes]
         return inside, ~inside
 
     def labels(self, column: str, holds: Callable[[str], bool]) -> Masks | None:
         """See ``Candidates``."""
         if column not in ("exchange", "symbol"):
             return None
-        inside = np.array([holds(label) for label in getattr(self._index, column)], dtype=bool)
+        codes, names = self._index.labels(column)
+        inside = np.array([holds(name) for name in names], dtype=bool)[codes]
         return inside, ~inside
 
     def range(self, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:

@@ -67,11 +67,12 @@ def _count(value: Any) -> int:
 def _parts(source: SystemSource) -> Iterator[dict[str, Any]]:
     for name, table in source.store.tables.items():
         index = table.state.parts
+        exchange, symbol = index.exchange, index.symbol
         for i in range(len(index)):
             yield {
                 "table": name,
-                "exchange": index.exchange[i],
-                "symbol": index.symbol[i],
+                "exchange": exchange[i],
+                "symbol": symbol[i],
                 "day": int(index.day[i]),
                 "rows": int(index.rows[i]),
                 "bytes": int(index.nbytes[i]),
@@ -86,7 +87,7 @@ def _parts(source: SystemSource) -> Iterator[dict[str, Any]]:
 def _segments(source: SystemSource) -> Iterator[dict[str, Any]]:
     for name, table in source.store.tables.items():
         state = table.state
-        for segment in state.segments:
+        for segment in (*state.held, *state.segments):
             yield {
                 "table": name,
                 "rows": segment.rows,
@@ -107,14 +108,14 @@ def _tables(source: SystemSource) -> Iterator[dict[str, Any]]:
         yield {
             "schema": table.schema.schema,
             "table": name,
-            "rows": state.parts.total_rows + state.last_seq - state.flushed_seq,
-            "rows_in_memory": sum(s.rows for s in state.segments),
+            "rows": state.parts.total_rows + state.unflushed_rows,
+            "rows_in_memory": sum(s.rows for s in (*state.held, *state.segments)),
             "bytes_in_memory": state.ring_bytes,
             "segments": len(state.segments),
             "rows_on_disk": state.parts.total_rows,
             "bytes_on_disk": state.parts.total_bytes,
             "parts": len(state.parts),
-            "rows_not_flushed": state.last_seq - state.flushed_seq,
+            "rows_not_flushed": state.unflushed_rows,
             "last_seq": state.last_seq,
             "flushed_seq": state.flushed_seq,
             "version": state.version,

@@ -1,15 +1,16 @@
 """The Delta table of each stored table: which parts are live, and up to which ``seq`` rows are in them.
 
-The rule of this file: a flush becomes visible by exactly one atomic commit, which adds its parts and records the
-flushed ``seq`` as the application transaction ``<writer>/<table>``; so a flush is never counted twice or by half.
-Only one thread commits to a table at a time.
+The rule of this file: what changes the parts becomes visible by exactly one atomic commit. A flush adds its parts and
+records the flushed ``seq`` as the application transaction ``<writer>/<table>``; compaction, tiering and retention
+remove parts and add those that stand for them. Only one thread commits to a table at a time.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,19 @@ from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
-import structlog
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from tickflight_server.errors import StorageError
-from tickflight_server.paths import parse_part_file_name
+from tickflight_server.errors import NotFoundError, StorageError
 from tickflight_server.schemas import NumericType, TableSchema
-from tickflight_server.store.files import sync_file, sync_folder
+from tickflight_server.store.delta_log import sync_version, version_files, write_metadata
+from tickflight_server.store.evolution import evolve
 from tickflight_server.store.partition import DAY_US, Part
-from tickflight_server.store.parts import EMPTY, PartIndex
-
-LOG = structlog.get_logger(__name__)
+from tickflight_server.store.parts import EMPTY, Names, PartIndex, name_bounds
 
 PARTITION_KEYS = ("year", "month", "day", "exchange", "symbol")
-# A checkpoint every so many commits keeps loading and committing fast (measured: proto-notes/architecture.md).
-_CONFIGURATION: dict[str, str | None] = {"delta.checkpointInterval": "20"}
+EVOLVED = "tickflight.evolvedSeq"
 
 
 def delta_schema(table: TableSchema, numeric: NumericType) -> pa.Schema:
@@ -51,14 +48,28 @@ class TableCatalog:
         table: the table.
         writer: the server's identity, part of the application transaction's name.
         numeric: type of the numbers, which a table keeps for life.
+        keep_hours: how long versions and removed parts can be read.
     """
 
-    def __init__(self, folder: Path, table: TableSchema, writer: UUID, numeric: NumericType) -> None:
+    def __init__(
+        self, folder: Path, table: TableSchema, writer: UUID, numeric: NumericType, keep_hours: float = 24.0
+    ) -> None:
         self._folder = folder
         self._table = table
         self._app_id = f"{writer}/{table.name}"
         self._schema = delta_schema(table, numeric)
+        keep = f"interval {max(1, round(keep_hours))} hours"
+        # a checkpoint every so many commits keeps loading and committing fast (measured: proto-notes/architecture.md)
+        self._configuration = {
+            "delta.checkpointInterval": "20",
+            "delta.logRetentionDuration": keep,
+            "delta.deletedFileRetentionDuration": keep,
+            "delta.enableExpiredLogCleanup": "true",
+        }
         self._delta: DeltaTable | None = None
+        self._exchanges, self._symbols = Names(), Names()
+        self._target: pa.Schema | None = None  # what the schema is to become with the next commit
+        self.evolved_seq = -1  # parts whose names end here or before may have fewer columns or narrower types
 
     @property
     def version(self) -> int:
@@ -69,27 +80,43 @@ class TableCatalog:
         """Read the newest version; return its parts and the flushed ``seq`` (0 if nothing was flushed).
 
         A version that was written and not synced is synced: the log may be released up to what this returns. Call it
-        again after a failed flush.
+        again after a failed commit.
 
         Raises:
-            StorageError: the table cannot be read, holds another schema, or is another writer's.
+            StorageError: the table cannot be read, holds a schema that cannot become this one, or is another writer's.
         """
         if not DeltaTable.is_deltatable(str(self._folder)):
-            return EMPTY, 0
+            return self._empty(), 0
         try:
             self._delta = DeltaTable(str(self._folder))
             flushed = self._delta.transaction_version(self._app_id)
             index = self._read_parts(self._delta)
-            self._sync_log()
+            sync_version(self._folder, self.version)
         except (DeltaError, OSError, pa.ArrowInvalid) as error:
-            raise StorageError(f"cannot read table {self._table.name}: {_first_line(error)}.") from None
-        self._check_schema(self._delta)
+            raise StorageError(
+                f"cannot read table {self._table.name}: {_first_line(error)}.",
+                hint="A table version is missing or damaged: restore the table's _delta_log from a backup.",
+            ) from None
+        self._read_schema(self._delta, index)
         if flushed is None and len(index):
             raise StorageError(
                 f"table {self._table.name} holds rows of another writer, and none of this folder's.",
                 hint="Restore _tickflight/writer, which belongs to the tables, from a backup.",
             )
         return index, flushed or 0
+
+    def _empty(self) -> PartIndex:
+        return replace(EMPTY, exchanges=self._exchanges, symbols=self._symbols)
+
+    def _read_schema(self, delta: DeltaTable, index: PartIndex) -> None:
+        stored, wanted = pa.schema(delta.schema()), pa.schema(Schema.from_arrow(self._schema))
+        # plain Arrow fields: nullability and metadata are not compared
+        plain = [pa.schema([(f.name, f.type) for f in schema]) for schema in (stored, wanted)]
+        self._target = evolve(self._table.name, plain[0], plain[1], self._table.required)
+        known = delta.metadata().configuration.get(EVOLVED)
+        self.evolved_seq = int(known) if known is not None else -1
+        if self._target is not None and len(index):
+            self.evolved_seq = int(index.last.max())
 
     def producer_sequence(self, producer: bytes) -> int:
         """Return the last sequence of ``producer`` whose rows are in parts, 0 if there is none."""
@@ -110,64 +137,121 @@ class TableCatalog:
         """
         transactions = [Transaction(self._app_id, flushed_seq)]
         transactions += [Transaction(self._producer_id(p), s) for p, s in producers.items()]
+        return self._commit([_add_action(part, new=True) for part in parts], transactions)
+
+    def replace(self, removed: Iterable[Part], added: Iterable[Part], *, expired: bool = False) -> int:
+        """Let ``added`` stand for ``removed``, with the same rows, or with none of them if ``expired``.
+
+        Return the new version, which is on disk.
+
+        Raises:
+            StorageError: as for ``commit``.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        actions: list[AddAction | RemoveAction] = [
+            # the path as it was given to AddAction: in any other form the removal would be of nothing
+            RemoveAction(p.path, expired, now_ms, p.nbytes, _partition_values(p))
+            for p in removed
+        ]
+        actions += [_add_action(p, new=False) for p in added]
+        return self._commit(actions, [])
+
+    def _commit(self, actions: list[AddAction | RemoveAction], transactions: list[Transaction]) -> int:
         properties = CommitProperties(app_transactions=transactions)
-        actions: list[AddAction | RemoveAction] = [_add_action(part) for part in parts]
         schema = Schema.from_arrow(self._schema)
         try:
             if self._delta is None:
-                create_table_with_add_actions(
-                    str(self._folder),
-                    schema,
-                    [_add_action(part) for part in parts],
-                    partition_by=list(PARTITION_KEYS),
-                    name=self._table.name,
-                    description=self._table.comment,
-                    configuration=_CONFIGURATION,
-                    commit_properties=properties,
-                )
-                self._delta = DeltaTable(str(self._folder))
+                self._create([a for a in actions if isinstance(a, AddAction)], schema, properties)
             else:
+                self._alter(self._delta)
                 self._delta.create_write_transaction(
                     actions, "append", schema, partition_by=list(PARTITION_KEYS), commit_properties=properties
                 )
                 self._delta.update_incremental()
-            self._sync_log()
+            sync_version(self._folder, self.version)
         except (DeltaError, OSError) as error:
             raise StorageError(
                 f"cannot commit to table {self._table.name}: {_first_line(error)}.",
-                hint="The rows are safe in the log and stay queryable; the flush is tried again.",
+                hint="The rows are safe in log and parts and stay queryable; the commit is tried again.",
             ) from None
-        return self._delta.version()
+        return self.version
 
-    def _sync_log(self) -> None:
-        """Make the newest version durable: delta-rs writes it and leaves the sync to the system."""
-        folder = self._folder / "_delta_log"
-        name = f"{self.version:020d}"
-        sync_file(folder / f"{name}.json")
-        if (checkpoint := folder / f"{name}.checkpoint.parquet").exists():
-            # whoever opens the table next starts from it
-            sync_file(checkpoint)
-            sync_file(folder / "_last_checkpoint")
-        sync_folder(folder)
-        sync_folder(self._folder)
-        sync_folder(self._folder.parent)
+    def _create(self, actions: list[AddAction], schema: Schema, properties: CommitProperties) -> None:
+        create_table_with_add_actions(
+            str(self._folder),
+            schema,
+            actions,
+            partition_by=list(PARTITION_KEYS),
+            name=self._table.name,
+            description=self._table.comment,
+            configuration=dict(self._configuration),
+            commit_properties=properties,
+        )
+        self._delta = DeltaTable(str(self._folder))
 
-    def _check_schema(self, delta: DeltaTable) -> None:
-        # types by name, both as Delta would give them; nullability and metadata are not compared
-        stored = {f.name: f.type for f in pa.schema(delta.schema())}
-        wanted = {f.name: f.type for f in pa.schema(Schema.from_arrow(self._schema))}
-        differing = [n for n in wanted if str(stored.get(n)) != str(wanted[n])]
-        if differing:
-            name = differing[0]
-            raise StorageError(
-                f"table {self._table.name} stores column {name!r} as {stored.get(name)}, not {wanted[name]}.",
-                hint="lakehouse.numeric_type must stay what it was when the table was made.",
+    def _alter(self, delta: DeltaTable) -> None:
+        """Bring schema and configuration up to date, in a version of its own, if they are not."""
+        configuration = dict(self._configuration)
+        if self._target is not None:
+            configuration[EVOLVED] = str(self.evolved_seq)
+        stored = delta.metadata().configuration
+        if self._target is None and all(stored.get(k) == v for k, v in configuration.items()):
+            return
+        schema = delta.schema() if self._target is None else Schema.from_arrow(self._target)
+        write_metadata(self._folder, delta, schema, configuration)
+        delta.update_incremental()
+        self._target = None
+
+    def versions(self) -> tuple[int, int]:
+        """Return the oldest and the newest version that can be read; (-1, -1) without any."""
+        kept = version_files(self._folder)
+        if not kept:
+            return self.version, self.version
+        checkpoints = sorted(int(p.name[:20]) for p in (self._folder / "_delta_log").glob("*.checkpoint.parquet"))
+        oldest = kept[0][0]
+        if oldest > 0:
+            # without its first versions a table can be read from a checkpoint on
+            oldest = next((v for v in checkpoints if v >= oldest - 1), kept[-1][0])
+        return oldest, self.version
+
+    def at_version(self, version: int) -> PartIndex:
+        """Return the parts of an older version.
+
+        Raises:
+            NotFoundError: there is none, or it is not kept any more.
+        """
+        oldest, newest = self.versions()
+        if not oldest <= version <= newest or newest < 0:
+            kept = f"Versions {oldest} to {newest} are kept." if newest >= 0 else "It has no version yet."
+            raise NotFoundError(f"table {self._table.name} has no version {version}.", hint=kept)
+        try:
+            return self._read_parts(DeltaTable(str(self._folder), version=version))
+        except (DeltaError, OSError, pa.ArrowInvalid) as error:
+            raise NotFoundError(
+                f"version {version} of table {self._table.name} cannot be read: {_first_line(error)}.",
+                hint=f"The newest version is {newest}.",
+            ) from None
+
+    def version_at(self, timestamp_us: int) -> int:
+        """Return the newest version that was committed at or before ``timestamp_us``.
+
+        Raises:
+            NotFoundError: there was none, or it is not kept any more.
+        """
+        oldest, newest = self.versions()
+        when = [(v, p.stat().st_mtime_ns // 1000) for v, p in version_files(self._folder) if v >= oldest]
+        before = [v for v, us in when if us <= timestamp_us]
+        if not before:
+            raise NotFoundError(
+                f"table {self._table.name} has no version of that time.",
+                hint=f"Versions {oldest} to {newest} are kept.",
             )
+        return before[-1]
 
     def _read_parts(self, delta: DeltaTable) -> PartIndex:
         actions = pa.table(delta.get_add_actions(flatten=True))
         if actions.num_rows == 0:
-            return EMPTY
+            return self._empty()
 
         def ints(name: str) -> Any:
             return actions.column(name).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
@@ -176,15 +260,15 @@ class TableCatalog:
             column = actions.column(name).combine_chunks()
             return column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(zero_copy_only=False)
 
-        def texts(name: str) -> Any:
-            return np.array(actions.column(name).to_pylist(), dtype=object)
-
         low = micros("min.timestamp")
         paths = np.array([unquote(p) for p in actions.column("path").to_pylist()], dtype=object)
+        first, last = name_bounds(paths)
+        # parts of older versions that a repair took over may have names that say nothing
+        last = np.maximum(last, ints("max.seq"))
         return PartIndex(
             path=paths,
-            exchange=texts("partition.exchange"),
-            symbol=texts("partition.symbol"),
+            exchange_code=self._exchanges.codes(actions.column("partition.exchange").to_pylist()),
+            symbol_code=self._symbols.codes(actions.column("partition.symbol").to_pylist()),
             day=low // DAY_US,
             rows=ints("num_records"),
             nbytes=ints("size_bytes"),
@@ -192,52 +276,33 @@ class TableCatalog:
             max_us=micros("max.timestamp"),
             min_seq=ints("min.seq"),
             max_seq=ints("max.seq"),
+            first=first,
+            last=last,
+            exchanges=self._exchanges,
+            symbols=self._symbols,
         )
 
-    def remove_orphans(self, live: set[str], flushed: int, last_seq: int) -> None:
-        """Delete the files of flushes that died before their commit.
 
-        They are no part in ``live``, and their names say rows above ``flushed``, the table's when it was loaded. Only
-        what the log gave back, up to ``last_seq``, is deleted.
-
-        Raises:
-            StorageError: there are files with other rows: a table version is missing, and nothing is deleted.
-        """
-        orphans = []
-        for path in self._folder.rglob("*.parquet"):
-            if "_delta_log" in path.parts:
-                continue
-            seqs = parse_part_file_name(path.name)
-            if seqs is None or seqs[0] <= flushed or str(path.relative_to(self._folder)) in live:
-                continue
-            if seqs[1] > last_seq:
-                raise StorageError(
-                    f"table {self._table.name} has a part with rows {seqs[0]} to {seqs[1]}, which neither its versions "
-                    f"nor the log know: {path.name}.",
-                    hint="A table version is missing: restore the table's _delta_log from a backup.",
-                )
-            orphans.append(path)
-        for path in orphans:
-            LOG.info("catalog.orphan_removed", table=self._table.name, part=path.name)
-            path.unlink(missing_ok=True)
-
-
-def _add_action(part: Part) -> AddAction:
-    date = part.date
-    values = {
+def _partition_values(part: Part) -> dict[str, str | None]:
+    date = part.key.date
+    return {
         "year": str(date.year),
         "month": str(date.month),
         "day": str(date.day),
-        "exchange": part.exchange,
-        "symbol": part.symbol,
+        "exchange": part.key.exchange,
+        "symbol": part.key.symbol,
     }
+
+
+def _add_action(part: Part, *, new: bool) -> AddAction:
     stats = {
         "numRecords": part.rows,
         "minValues": {"timestamp": _iso(part.min_us), "seq": part.min_seq},
         "maxValues": {"timestamp": _iso(part.max_us), "seq": part.max_seq},
         "nullCount": {"timestamp": 0, "seq": 0},
     }
-    return AddAction(part.path, part.nbytes, values, time.time_ns() // 1_000_000, True, json.dumps(stats))
+    now_ms = time.time_ns() // 1_000_000
+    return AddAction(part.path, part.nbytes, _partition_values(part), now_ms, new, json.dumps(stats))
 
 
 def _iso(us: int) -> str:

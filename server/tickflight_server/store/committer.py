@@ -1,12 +1,14 @@
 """Group commit: one thread that writes what many appended, syncs once, publishes, and acknowledges.
 
-The rule of this file: log, then ring, then acknowledgement, in this order, and in order of ``seq``.
+The rule of this file: log, then ring, then acknowledgement, in this order, and in order of ``seq``. When the log fails,
+nothing is acknowledged until it takes records again.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -16,11 +18,13 @@ import structlog
 from tickflight_server.clock import Clock
 from tickflight_server.errors import LogClosedError
 from tickflight_server.metrics import Metrics
+from tickflight_server.store.health import Health
 from tickflight_server.store.record import AppendRecord
 from tickflight_server.store.table import Table
 from tickflight_server.store.wal import WriteAheadLog
 
 LOG = structlog.get_logger(__name__)
+RETRY_S = 1.0  # after a failure of the log
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,15 @@ class Ack:
     """What an acknowledged append says: its rows are durable and visible.
 
     ``first_seq`` is the ``seq`` of the first of ``rows`` rows, 0 without rows; ``rejected`` rows went to table
-    ``rejected``. ``duplicate``: the producer's batch was known already, and nothing was stored now.
+    ``rejected``; ``repeated`` rows were not stored, since rows with their keys were there. ``duplicate``: the
+    producer's batch was known already, and nothing was stored now.
     """
 
     first_seq: int
     rows: int
     rejected: int = 0
     duplicate: bool = False
+    repeated: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +63,17 @@ class Committer:
     """
 
     def __init__(
-        self, log: WriteAheadLog, clock: Clock, metrics: Metrics, *, interval_ms: float, bytes_max: int
+        self,
+        log: WriteAheadLog,
+        clock: Clock,
+        metrics: Metrics,
+        health: Health,
+        *,
+        interval_ms: float,
+        bytes_max: int,
     ) -> None:
+        self._health = health
+        self._recovered: Callable[[], None] | None = None
         self._log = log
         self._clock = clock
         self._metrics = metrics
@@ -71,9 +86,18 @@ class Committer:
         self._failure: LogClosedError | None = None
         self._thread = threading.Thread(target=self._run, name="log-commit", daemon=True)
 
-    def start(self) -> None:
-        """Begin to commit."""
+    def start(self, recovered: Callable[[], None] | None = None) -> None:
+        """Begin to commit. After a failure of the log, ``recovered`` is called when the log takes records again.
+
+        It forgets what was offered and never became durable, and then calls ``resume``.
+        """
+        self._recovered = recovered
         self._thread.start()
+
+    def resume(self) -> None:
+        """Accept batches again."""
+        with self._condition:
+            self._failure = None
 
     @property
     def failure(self) -> LogClosedError | None:
@@ -95,7 +119,7 @@ class Committer:
         """
         with self._condition:
             if self._failure is not None:
-                raise LogClosedError(self._failure.message, hint=self._failure.hint)
+                raise LogClosedError(self._failure.message, hint=self._failure.hint, temporary=self._failure.temporary)
             if self._closing:
                 raise LogClosedError("the store is closed.")
             self._queue.extend(items)
@@ -114,9 +138,14 @@ class Committer:
         due = 0.0
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._queue or self._closing)
-                if not self._queue:
+                self._condition.wait_for(lambda: self._queue or self._closing or self._failure is not None)
+                if self._failure is None and not self._queue:
                     return
+            if self._failure is not None:
+                if not self._retry():
+                    return
+                continue
+            with self._condition:
                 wait = due - self._clock.monotonic()
                 if wait > 0:
                     self._condition.wait_for(lambda: self._closing, wait)
@@ -128,6 +157,21 @@ class Committer:
                 self._bytes -= sum(i.record.payload.size for i in group)
                 self._condition.notify_all()
 
+    def _retry(self) -> bool:
+        """Try to let the log go on after a failure, once a second; return False if it is to stay closed."""
+        while self._recovered is not None and self._failure is not None and self._failure.temporary:
+            with self._condition:
+                if self._condition.wait_for(lambda: self._closing, RETRY_S):
+                    return False
+            try:
+                self._log.reopen()
+            except LogClosedError as error:
+                self._failure = error
+                continue
+            self._health.ok("log")
+            self._recovered()
+        return self._failure is None
+
     def _commit(self, group: list[Pending]) -> None:
         started = self._clock.monotonic()
         try:
@@ -138,10 +182,12 @@ class Committer:
         except Exception as error:  # whatever it is, nobody may be told that the rows are durable
             LOG.error("log.commit_failed", error=repr(error), batches=len(group))
             failure = error if isinstance(error, LogClosedError) else _unexpected(error)
+            self._health.report("log", "failed", failure.message, failure.hint)
             with self._condition:
                 self._failure = failure
                 group.extend(self._queue)
                 self._queue.clear()
+                self._bytes = sum(i.record.payload.size for i in group)
             for item in group:
                 item.future.set_exception(failure)
             return

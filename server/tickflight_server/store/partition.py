@@ -1,25 +1,28 @@
 """Parts: immutable Parquet files, one per day, exchange and symbol of a flush; written aside, not yet visible.
 
-The rule of this file: a part is sorted by timestamp and ``seq``, is on disk with its folders when ``write_parts``
-returns, and says of itself exactly what the catalog will say of it.
+The rule of this file: a part is sorted by timestamp and ``seq``, is on disk with its folders when the writer's block
+ends, and says of itself exactly what the catalog will say of it; its name holds the checksum of its contents.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from tickflight_server.errors import StorageError
-from tickflight_server.paths import part_file_name, partition_folder
+from tickflight_server.paths import parse_part_file_name, part_file_name, partition_folder
 from tickflight_server.store.files import make_folders, sync_file, sync_folder
 
 DAY_US = 86_400_000_000
@@ -28,14 +31,35 @@ _DELTA_ENCODED = ("timestamp", "receipt_timestamp", "seq", "sequence_number", "s
 _PLAIN_TEXT = ("id", "order_id", "client_order_id")
 
 
-@dataclass(frozen=True)
-class Part:
-    """A written part; ``path`` is relative to the table's folder, times are microseconds since 1970, inclusive."""
+class PartitionKey(NamedTuple):
+    """What the rows of a part have in common; ``day`` counts from 1970-01-01."""
 
-    path: str
     exchange: str
     symbol: str
     day: int
+
+    @property
+    def date(self) -> datetime:
+        """The day's midnight, UTC."""
+        return datetime.fromtimestamp(self.day * 86_400, UTC)
+
+    @property
+    def folder(self) -> str:
+        """The partition's folder, relative to its table's."""
+        date = self.date
+        return partition_folder(date.year, date.month, date.day, self.exchange, self.symbol)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A written part.
+
+    ``path`` is relative to the table's folder, or an absolute URL where it lies elsewhere; times are microseconds
+    since 1970, inclusive.
+    """
+
+    path: str
+    key: PartitionKey
     rows: int
     nbytes: int
     min_us: int
@@ -44,9 +68,10 @@ class Part:
     max_seq: int
 
     @property
-    def date(self) -> datetime:
-        """The part's day, midnight UTC; ``day`` counts from 1970-01-01."""
-        return datetime.fromtimestamp(self.day * 86_400, UTC)
+    def last(self) -> int:
+        """The ``seq`` up to which its partition's parts hold all rows, as its name says."""
+        bounds = parse_part_file_name(self.path.rpartition("/")[2])
+        return max(self.max_seq, bounds[1] if bounds else 0)
 
 
 @dataclass(frozen=True)
@@ -55,42 +80,29 @@ class PartOptions:
 
     compression: str
     row_group_rows: int
+    dedup: tuple[str, ...] = ()
+    """Key columns beside exchange and symbol, empty for none."""
 
 
-def write_parts(folder: Path, batches: Sequence[pa.RecordBatch], schema: pa.Schema, options: PartOptions) -> list[Part]:
-    """Write the rows of ``batches``, one table's, to parts below ``folder``; return them in order of their keys.
+@dataclass(frozen=True)
+class Partitioned:
+    """Rows in order of exchange, symbol, day, timestamp and ``seq``, and where each partition begins and ends."""
 
-    ``batches`` have the table's schema in memory, ``schema`` is the one in parts. When this returns, the files and
-    their folders are on disk; until the catalog lists them, nobody reads them.
+    rows: pa.Table
+    keys: list[PartitionKey]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
 
-    Raises:
-        StorageError: a file or folder cannot be written.
-    """
-    table = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()
-    first_seq, last_seq = (pc.min_max(table.column("seq"))[k].as_py() for k in ("min", "max"))
-    name = part_file_name(first_seq, last_seq, secrets.token_hex(4))
-    touched: set[Path] = set()
-    parts: list[Part] = []
-    try:
-        for exchange, symbol, day, rows in _split(table):
-            date = datetime.fromtimestamp(day * 86_400, UTC)
-            relative = f"{partition_folder(date.year, date.month, date.day, exchange, symbol)}/{name}"
-            path = folder / relative
-            touched.update(make_folders(path.parent, folder))
-            _write_file(path, rows.cast(schema), options)
-            parts.append(_describe(relative, path, exchange, symbol, day, rows))
-        for directory in sorted(touched, reverse=True):
-            sync_folder(directory)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write a part below {folder.name}: {error.strerror or error}.",
-            hint="Free space or mend the permissions; the rows are safe in the log and stay queryable.",
-        ) from None
-    return parts
+    def slice(self, place: int) -> pa.Table:
+        """Return the rows of the partition at ``place``."""
+        return self.rows.slice(self.starts[place], self.ends[place] - self.starts[place])
 
 
-def _split(table: pa.Table) -> Iterator[tuple[str, str, int, pa.Table]]:
-    """Yield exchange, symbol, day and the sorted rows of each partition, in order of the names and days."""
+def partition_rows(table: pa.Table) -> Partitioned:
+    """Return the rows of ``table``, one table's in its schema in memory, by partition."""
+    table = table.unify_dictionaries().combine_chunks()
+    if table.num_rows == 0:
+        return Partitioned(table, [], np.empty(0, np.int64), np.empty(0, np.int64))
     exchange, symbol = (table.column(n).chunk(0) for n in ("exchange", "symbol"))
     times = table.column("timestamp").cast(pa.int64()).to_numpy()
     seq = table.column("seq").to_numpy()
@@ -100,13 +112,14 @@ def _split(table: pa.Table) -> Iterator[tuple[str, str, int, pa.Table]]:
     keys = np.stack([names[0][0][order], names[1][0][order], days[order]])
     starts = np.flatnonzero(np.r_[True, np.any(keys[:, 1:] != keys[:, :-1], axis=0)])
     ends = np.r_[starts[1:], len(order)]
-    ordered = table.take(pa.array(order))
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        x, s, day = keys[:, start].tolist()
-        yield names[0][1][x], names[1][1][s], day, ordered.slice(start, end - start)
+    found = [
+        PartitionKey(names[0][1][x], names[1][1][s], day)
+        for x, s, day in zip(*(k[starts].tolist() for k in keys), strict=True)
+    ]
+    return Partitioned(table.take(pa.array(order)), found, starts, ends)
 
 
-def _ranks(column: pa.DictionaryArray) -> tuple[np.ndarray, list[str]]:
+def _ranks(column: pa.DictionaryArray) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Return each row's place among the sorted distinct values, and those values."""
     values = column.dictionary.to_pylist()
     distinct = sorted(set(values))
@@ -115,36 +128,126 @@ def _ranks(column: pa.DictionaryArray) -> tuple[np.ndarray, list[str]]:
     return ranks[column.indices.to_numpy()], distinct
 
 
-def _write_file(path: Path, rows: pa.Table, options: PartOptions) -> None:
+class PartWriter:
+    """Writes parts below ``folder``. When its block ends, they are on disk with their names; when it fails, gone.
+
+    Until the catalog lists them, nobody reads them.
+
+    Raises:
+        StorageError: a file or folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, options: PartOptions) -> None:
+        self._folder = folder
+        self._schema = schema
+        self._options = options
+        self._touched: set[Path] = set()
+        self._written: list[Path] = []
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._finish()
+        else:
+            self._remove()
+
+    def write(self, key: PartitionKey, rows: pa.Table, first: int, last: int) -> Part:
+        """Write the sorted ``rows`` of a partition to a part whose name says ``first`` and ``last``; return it."""
+        rows = rows.cast(self._schema)
+        data = _encode(rows, self._options)
+        name = part_file_name(first, last, xxhash.xxh3_64_hexdigest(data))
+        relative = f"{key.folder}/{name}"
+        path = self._folder / relative
+        try:
+            self._touched.update(make_folders(path.parent, self._folder))
+            self._written.append(path)
+            _write_file(path, data)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        times, seq = (pc.min_max(rows.column(n)) for n in ("timestamp", "seq"))
+        bounds = (times["min"].value, times["max"].value, seq["min"].as_py(), seq["max"].as_py())
+        return Part(relative, key, rows.num_rows, data.size, *bounds)
+
+    def _finish(self) -> None:
+        for directory in sorted(self._touched, reverse=True):
+            try:
+                sync_folder(directory)
+            except OSError as error:
+                self._remove()
+                raise _unwritable(directory, error) from None
+
+    def _remove(self) -> None:
+        """Take back what was written: a disk that is full must not fill up with failed attempts."""
+        for path in self._written:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def read_part(path: Path) -> pa.Table:
+    """Return all rows of a part in the types of the file.
+
+    Raises:
+        StorageError: the file is missing or damaged.
+    """
+    try:
+        return pq.read_table(path, partitioning=None, memory_map=False)
+    except (OSError, pa.ArrowException) as error:
+        text = str(error).splitlines()[0]
+        raise StorageError(f"cannot read the part {path.name}: {text}.", hint=DAMAGED_HINT) from None
+
+
+DAMAGED_HINT = "Restore the file from a backup; `tickflight-server check` lists what is damaged and can set it aside."
+
+
+def part_metadata(path: Path) -> Mapping[bytes, bytes]:
+    """Return what a part's footer says beside its schema.
+
+    Raises:
+        StorageError: the file is missing or damaged.
+    """
+    try:
+        return pq.read_metadata(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        text = str(error).splitlines()[0]
+        raise StorageError(f"cannot read the part {path.name}: {text}.", hint=DAMAGED_HINT) from None
+
+
+def _encode(rows: pa.Table, options: PartOptions) -> pa.Buffer:
     names = rows.schema.names
     flat = [n for n in names if n not in _DELTA_ENCODED and n not in _PLAIN_TEXT]
-    with path.open("xb") as sink:
-        os.fchmod(sink.fileno(), 0o600)
-        pq.write_table(
-            rows,
-            sink,
-            compression=options.compression.upper(),
-            row_group_size=options.row_group_rows,
-            use_dictionary=flat,
-            column_encoding={n: "DELTA_BINARY_PACKED" for n in names if n in _DELTA_ENCODED},
-            write_statistics=True,
-            sorting_columns=pq.SortingColumn.from_ordering(rows.schema, [("timestamp", "ascending")]),
-        )
-    sync_file(path)
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows,
+        sink,
+        compression=options.compression.upper(),
+        row_group_size=options.row_group_rows,
+        use_dictionary=flat,
+        column_encoding={n: "DELTA_BINARY_PACKED" for n in names if n in _DELTA_ENCODED},
+        write_statistics=True,
+        sorting_columns=pq.SortingColumn.from_ordering(rows.schema, [("timestamp", "ascending")]),
+    )
+    return sink.getvalue()
 
 
-def _describe(relative: str, path: Path, exchange: str, symbol: str, day: int, rows: pa.Table) -> Part:
-    times = pc.min_max(rows.column("timestamp"))
-    seq = pc.min_max(rows.column("seq"))
-    return Part(
-        path=relative,
-        exchange=exchange,
-        symbol=symbol,
-        day=day,
-        rows=rows.num_rows,
-        nbytes=path.stat().st_size,
-        min_us=times["min"].value,
-        max_us=times["max"].value,
-        min_seq=seq["min"].as_py(),
-        max_seq=seq["max"].as_py(),
+def _write_file(path: Path, data: pa.Buffer) -> None:
+    # a file of this name has these contents already, or is what a crash left of them
+    if path.exists() and path.stat().st_size == data.size and path.read_bytes() == data:
+        sync_file(path)
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write a part, {path.name}: {error.strerror or error}.",
+        hint="Free space or mend the permissions; the rows are safe in the log and stay queryable.",
     )

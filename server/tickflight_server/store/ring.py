@@ -23,7 +23,7 @@ _MERGED_BYTES_MAX = 64 << 20  # books have long rows: merging must neither copy 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Rows ``first_seq`` … ``last_seq`` of a table, ``seq`` dense, in the table's schema in memory.
+    """Rows ``first_seq`` … ``last_seq`` of a table in its schema in memory, ``seq`` dense but for held rows.
 
     ``min_us`` and ``max_us`` bound the timestamps in microseconds since 1970; ``exchanges`` and ``symbols`` are the
     sets of values that occur.
@@ -44,11 +44,14 @@ class Segment:
         return int(self.batch.num_rows)
 
 
-def make_segment(batch: pa.RecordBatch) -> Segment:
-    """Return the segment that holds ``batch``, which has ``seq`` and at least one row."""
-    seq = batch.column("seq")
-    first, last = seq[0].as_py(), seq[-1].as_py()
-    assert last - first + 1 == batch.num_rows
+def make_segment(batch: pa.RecordBatch, *, dense: bool = True) -> Segment:
+    """Return the segment that holds ``batch``, which has ``seq`` and at least one row.
+
+    Held rows are not ``dense``: they are some of those from ``first_seq`` to ``last_seq``, in any order.
+    """
+    seq = pc.min_max(batch.column("seq"))
+    first, last = seq["min"].as_py(), seq["max"].as_py()
+    assert not dense or last - first + 1 == batch.num_rows
     times = pc.min_max(batch.column("timestamp"))
     return Segment(
         batch=batch,

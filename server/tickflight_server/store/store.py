@@ -6,7 +6,7 @@ The rule of this file: acknowledged means durable and visible; whatever goes wro
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -19,14 +19,21 @@ from tickflight_server.errors import BusyError, InputError, NotFoundError, TooLa
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import Layout
 from tickflight_server.schemas import STORED, NumericType, TableSchema
+from tickflight_server.store.access import OpenParts, PartChecker
 from tickflight_server.store.committer import Ack, Committer, Pending
+from tickflight_server.store.flushing import FlushPolicy
+from tickflight_server.store.health import Health
 from tickflight_server.store.identity import FolderLock, load_writer
+from tickflight_server.store.keeper import Keeper, Readers
 from tickflight_server.store.partition import PartOptions
+from tickflight_server.store.parts import PartIndex
+from tickflight_server.store.progress import Progress
 from tickflight_server.store.record import AppendRecord, batch_to_payload
 from tickflight_server.store.rows import fit
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.table import Table, TableOptions
 from tickflight_server.store.upkeep import Upkeep
+from tickflight_server.store.vacuum import remove_crash_leftovers
 from tickflight_server.store.wal import WriteAheadLog
 
 LOG = structlog.get_logger(__name__)
@@ -43,10 +50,17 @@ class Store:
         StorageError: a table cannot be read.
     """
 
-    def __init__(self, settings: LakehouseSettings, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: LakehouseSettings,
+        clock: Clock | None = None,
+        tables: Mapping[str, TableSchema] = STORED,
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self._clock = clock or SystemClock()
+        self._schemas = tables
+        self.health = Health(self._clock)
         self._layout = Layout(settings.storage_path.absolute())
         self._close_lock = threading.Lock()
         self._closed = False
@@ -61,14 +75,10 @@ class Store:
     def _open(self) -> None:
         settings = self.settings
         self.writer = load_writer(self._layout)
-        options = TableOptions(
-            numeric=settings.numeric_type,
-            segment_rows=settings.ring_segment_rows,
-            parts=PartOptions(settings.compression, settings.row_group_rows),
-        )
-        self._tables = {
-            name: Table(schema, self._layout.table(name), self.writer, options) for name, schema in STORED.items()
+        self._part_options = {
+            name: PartOptions(settings.compression, settings.row_group_rows) for name in self._schemas
         }
+        self._tables = {name: self._make_table(schema) for name, schema in self._schemas.items()}
         self._append_lock = threading.Lock()
         self._newest: Future[None] | None = None  # of the batch accepted last; all before it are durable with it
         self._log = WriteAheadLog(self._layout.log, self.writer, file_bytes_max=settings.wal_file_mb * MIB)
@@ -76,23 +86,52 @@ class Store:
             self._log,
             self._clock,
             self.metrics,
+            self.health,
             interval_ms=settings.wal_commit_interval_ms,
             bytes_max=settings.wal_pending_mb * MIB,
         )
-        self._upkeep = Upkeep(self._tables, self._log, settings, self._clock, self.metrics)
+        self._upkeep = Upkeep(self._tables, self._log, settings, self._clock, self.metrics, self.health)
+        self._checker = PartChecker(self.health, self.metrics, settings.verify_parts)
+        self._readers = Readers()
+        self.keeper = Keeper(
+            self._tables,
+            settings,
+            self._clock,
+            self.metrics,
+            self.health,
+            readers=self._readers,
+            options=self._part_options,
+            pinned=lambda _: 0,
+            behind=lambda: self._upkeep.behind,
+        )
         try:
             self._recover()
         except BaseException:
             self._log.close()
             raise
-        self._committer.start()
+        self._committer.start(self._log_recovered)
         self._upkeep.start()
+        self.keeper.start()
+
+    def _make_table(self, schema: TableSchema) -> Table:
+        settings = self.settings
+        options = TableOptions(
+            numeric=settings.numeric_type,
+            segment_rows=settings.ring_segment_rows,
+            parts=self._part_options[schema.name],
+            policy=FlushPolicy(
+                settings.flush_files_max, settings.flush_partition_mb * MIB, settings.flush_partition_seconds
+            ),
+            keep_hours=settings.vacuum_hours,
+        )
+        return Table(schema, self._layout.table(schema.name), self.writer, options)
 
     def _recover(self) -> None:
         """Load the table versions and replay the log from their flushed ``seq`` on, holding one buffer at most."""
         flushed = {name: table.load() for name, table in self._tables.items()}
-        replayed = 0
+        progress = Progress(self._log.bytes_on_disk(), self._clock)
         for record in self._log.recover():
+            progress.step(self._log.bytes_read)
             table = self._tables.get(record.table)
             if table is None:
                 LOG.warning("log.unknown_table", table=record.table, rows=record.rows)
@@ -101,13 +140,22 @@ class Store:
                 table.note_producer(record.producer, record.sequence)
             if record.last_seq <= flushed[record.table]:
                 continue
-            table.replay(record)
-            replayed += record.rows
+            progress.rows += table.replay(record)
             self._upkeep.make_room()
-        for table in self._tables.values():
-            table.remove_orphans()
-        if replayed:
-            LOG.info("log.replayed", rows=replayed)
+        oldest_ms = self._clock.now_us() // 1000 - int(self.settings.vacuum_hours * 3_600_000)
+        for name, table in self._tables.items():
+            table.check_replayed()
+            live = set(table.state.parts.path.tolist())
+            remove_crash_leftovers(table.folder, name, live, table.state.last_seq, oldest_ms)
+        progress.end()
+
+    def _log_recovered(self) -> None:
+        """The log takes records again: forget what was offered to it and never became durable, and go on."""
+        with self._append_lock:
+            for table in self._tables.values():
+                table.forget_unpublished()
+            self._newest = None
+            self._committer.resume()
 
     def __enter__(self) -> Store:
         return self
@@ -232,9 +280,41 @@ class Store:
                 hint="Send smaller batches.",
             )
 
-    def snapshot(self, table: str) -> TableSnapshot:
-        """Return a consistent cut over ``table`` as it is now; it stays as it is while it is held."""
-        return self._table(table).snapshot()
+    def snapshot(self, table: str, upto: int | None = None) -> TableSnapshot:
+        """Return a consistent cut over ``table`` as it is now, or over its rows with ``seq <= upto``.
+
+        It stays as it is while it is held: vacuum leaves its parts.
+        """
+        return self._readers.add(self._table(table).snapshot(upto))
+
+    def snapshot_at(self, table: str, version: int) -> TableSnapshot:
+        """Return the rows in the parts of ``table``'s version ``version``; rows in memory belong to no version.
+
+        Raises:
+            NotFoundError: there is no such version, or it is not kept any more.
+        """
+        return self._readers.add(self._table(table).snapshot_at(version))
+
+    def version_at(self, table: str, timestamp_us: int) -> int:
+        """Return the version of ``table`` at ``timestamp_us``, microseconds since 1970 UTC.
+
+        Raises:
+            NotFoundError: there was none, or it is not kept any more.
+        """
+        return self._table(table).catalog.version_at(timestamp_us)
+
+    def open_parts(self, snapshot: TableSnapshot, parts: PartIndex) -> OpenParts:
+        """Make ``parts`` of ``snapshot`` ready to be read: there, whole, and local; the caller closes the answer.
+
+        Raises:
+            StorageError: one is missing or damaged; the message names it.
+        """
+        table = self._table(snapshot.table.name)
+        paths = [table.folder / p for p in parts.path]
+        self._checker.check(snapshot.table.name, list(zip(paths, parts.nbytes.tolist(), strict=True)))
+        names = [f"{snapshot.table.name}/{p}" for p in parts.path]
+        evolved = bool((parts.last <= table.catalog.evolved_seq).any())
+        return OpenParts(names, evolved=evolved)
 
     def flush(self) -> dict[str, int]:
         """Move all rows into parts now; return each table's flushed ``seq``.
@@ -242,7 +322,7 @@ class Store:
         Raises:
             StorageError: writing or committing failed; the rows stay in log and ring.
         """
-        self._upkeep.flush_all()
+        self._upkeep.flush()
         return {name: table.state.flushed_seq for name, table in self._tables.items()}
 
     def close(self, *, flush: bool = True) -> None:
@@ -256,6 +336,8 @@ class Store:
                 return
             self._closed = True
             self._committer.close()
+            self.keeper.close()
+            self._checker.close()
             try:
                 self._upkeep.close(flush=flush and self._committer.failure is None)
             finally:

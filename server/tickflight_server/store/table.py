@@ -1,23 +1,26 @@
 """One stored table at work: gives ``seq``, publishes durable rows, merges segments, and flushes them to parts.
 
 The rule of this file: the state is replaced as a whole, under the table's lock; a row is published only after its log
-record is durable, and leaves the ring only after the commit that put it in a part.
+record is durable, and leaves memory only after the commit that put it in a part. The page is proto-notes/flush.md.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 
 from tickflight_server.errors import LogCorruptError, StorageError
 from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store.catalog import TableCatalog
-from tickflight_server.store.partition import PartOptions, write_parts
+from tickflight_server.store.evolution import adapt
+from tickflight_server.store.flushing import FlushPolicy, Reason, Waiting
+from tickflight_server.store.partition import Part, Partitioned, PartOptions, PartWriter, partition_rows
 from tickflight_server.store.parts import PartIndex
 from tickflight_server.store.record import AppendRecord
 from tickflight_server.store.ring import Segment, add_seq, cut, find_merge, make_segment, merge
@@ -31,58 +34,144 @@ class TableOptions:
     numeric: NumericType
     segment_rows: int
     parts: PartOptions
+    policy: FlushPolicy = field(default_factory=FlushPolicy)
+    keep_hours: float = 24.0
 
 
 class Table:
-    """One stored table. Threads: the committer publishes, the merger merges, the flusher flushes, anyone reads."""
+    """One stored table.
+
+    Threads: the committer publishes, the merger merges, the flusher flushes and releases, the keeper (compaction,
+    retention, tiering) rewrites, anyone reads.
+    """
 
     def __init__(self, schema: TableSchema, folder: Path, writer: UUID, options: TableOptions) -> None:
         self.schema = schema
-        self._folder = folder
+        self.folder = folder
         self._options = options
         self._memory_schema = schema.arrow(options.numeric, memory=True)
-        self._part_schema = schema.arrow(options.numeric)
-        self._catalog = TableCatalog(folder, schema, writer, options.numeric)
+        self.part_schema = schema.arrow(options.numeric)
+        self.catalog = TableCatalog(folder, schema, writer, options.numeric, options.keep_hours)
         self._lock = threading.Lock()
+        self._commit_lock = threading.Lock()  # one commit to the table at a time
         self._state = TableState()
+        self._leftover: list[pa.RecordBatch] = []  # rows up to the state's target that are in no part
+        self._waiting = Waiting(options.policy)
+        self._bound_times: dict[int, float] = {}
         self._producers: dict[bytes, int] = {}
+        self._durable_producers: dict[bytes, int] = {}
         self._published: dict[bytes, int] = {}  # since the last flush
-        self._unsettled = False  # a flush failed: it may have left files, or even its commit
+        self._unsettled: list[Part] | None = None  # a commit failed: it may be there, with these parts, or not
+        self._position = 0  # seq of the newest row that is published or replayed
         self.next_seq = 1
-        self._loaded_seq = 0
+
+    # --- start
 
     def load(self) -> int:
         """Read the newest table version; return the flushed ``seq``, from which on the log is to be replayed."""
-        index, flushed = self._catalog.load()
-        bounds = (flushed,) if flushed else ()
-        self._state = TableState((), flushed, index, flushed, self._catalog.version, bounds)
+        index, flushed = self.catalog.load()
+        target = max([flushed, *index.last.tolist()])
+        self._state = TableState(
+            ring_from=target, parts=index, flushed_seq=flushed, target=target, version=self.catalog.version
+        )
+        self._position = flushed
         self.next_seq = flushed + 1
-        self._loaded_seq = flushed
+        if flushed == target:
+            self._hold_leftover()
         return flushed
 
-    def remove_orphans(self) -> None:
-        """Delete what flushes that died left behind; to be called once the log is replayed.
+    def replay(self, record: AppendRecord) -> int:
+        """Take the rows of a record of the log that are in no part; nothing else may use the table meanwhile.
+
+        Return how many rows those were.
 
         Raises:
-            StorageError: there are parts that neither a table version nor the log accounts for.
+            LogCorruptError: rows before it are missing.
+            StorageError: its columns cannot become the table's.
         """
+        if record.first_seq > self.next_seq:
+            raise LogCorruptError(
+                f"the log lacks rows {self.next_seq} to {record.first_seq - 1} of table {self.schema.name}.",
+                hint="A log file or a table version is missing: restore the folder from a backup.",
+            )
+        try:
+            batch = adapt(record.batch(), self.schema.arrow_input(self._options.numeric, memory=True))
+        except pa.ArrowException as error:
+            raise StorageError(
+                f"the log holds rows of table {self.schema.name} that do not fit it now: {str(error).splitlines()[0]}.",
+                hint="lakehouse.numeric_type must stay what it was when the rows were stored.",
+            ) from None
+        batch = batch.slice(self.next_seq - record.first_seq)
+        first, target = self.next_seq, self._state.target
+        if record.producer:
+            self._durable_producers[record.producer] = record.sequence
+        known = max(0, min(batch.num_rows, target - first + 1))
+        kept = self._replay_flushed(add_seq(batch.slice(0, known), self._memory_schema, first)) if known else 0
+        self._position = first + known - 1
+        if known and self._position == target:
+            self._hold_leftover()
+        if known < batch.num_rows:
+            kept += batch.num_rows - known
+            self.publish(first + known, batch.slice(known), record.producer, record.sequence)
+        self.next_seq = record.last_seq + 1
+        # nobody merges in the background yet, and every step costs as many steps as there are segments
+        while self.merge_once():
+            pass
+        return kept
+
+    def _replay_flushed(self, batch: pa.RecordBatch) -> int:
+        """Keep those rows of ``batch`` that the flushes which looked at them left out."""
+        missing = batch.filter(pa.array(self._state.parts.misses(pa.Table.from_batches([batch]))))
+        if missing.num_rows:
+            self._set_leftover([*self._leftover, missing])
+        return int(missing.num_rows)
+
+    def _hold_leftover(self) -> None:
+        """All rows that flushes looked at are replayed: those that they left out are what memory holds of them."""
         state = self._state
-        self._catalog.remove_orphans(set(state.parts.path.tolist()), self._loaded_seq, state.last_seq)
+        held = self._hold(pa.Table.from_batches(self._leftover, schema=self._memory_schema))
+        self._state = replace(state, held=held, bounds=(state.target,) if state.target else ())
+
+    def check_replayed(self) -> None:
+        """To be called at the end of the log.
+
+        Raises:
+            LogCorruptError: the log ended before rows that a flush has seen.
+        """
+        if self._position < self._state.target:
+            raise LogCorruptError(
+                f"the log lacks rows {self.next_seq} to {self._state.target} of table {self.schema.name}.",
+                hint="Its newest file is missing: restore the folder from a backup.",
+            )
+
+    # --- reading
 
     @property
     def state(self) -> TableState:
         """The state now."""
         return self._state
 
-    def snapshot(self) -> TableSnapshot:
-        """Return a consistent cut over the table as it is now."""
-        return take_snapshot(self.schema, self._state)
+    def snapshot(self, upto: int | None = None) -> TableSnapshot:
+        """Return a consistent cut over the table as it is now, or over its rows up to seq ``upto``."""
+        return take_snapshot(self.schema, self._state, upto)
+
+    def snapshot_at(self, version: int) -> TableSnapshot:
+        """Return the rows in the parts of table version ``version``.
+
+        Raises:
+            NotFoundError: there is no such version, or it is not kept any more.
+        """
+        index = self.catalog.at_version(version)
+        last = int(index.max_seq.max()) if len(index) else 0
+        return TableSnapshot(self.schema, (), index, version, last)
+
+    # --- appending
 
     def producer_sequence(self, producer: bytes) -> int:
         """Return the last sequence taken from ``producer``, 0 if none; the caller holds the store's append lock."""
         known = self._producers.get(producer)
         if known is None:
-            known = self._catalog.producer_sequence(producer)
+            known = max(self.catalog.producer_sequence(producer), self._durable_producers.get(producer, 0))
             self._producers[producer] = known
         return known
 
@@ -90,29 +179,11 @@ class Table:
         """Remember that ``producer``'s batches up to ``sequence`` were taken; the caller holds the append lock."""
         self._producers[producer] = max(sequence, self.producer_sequence(producer))
 
-    def replay(self, record: AppendRecord) -> None:
-        """Publish a record of the log that is not in parts; nothing else may use the table meanwhile.
-
-        Raises:
-            LogCorruptError: rows before it are missing.
-            StorageError: its columns are not the table's.
-        """
-        if record.first_seq != self.next_seq:
-            raise LogCorruptError(
-                f"the log lacks rows {self.next_seq} to {record.first_seq - 1} of table {self.schema.name}.",
-                hint="A log file or a table version is missing: restore the folder from a backup.",
-            )
-        batch = record.batch()
-        if not batch.schema.equals(self.schema.arrow_input(self._options.numeric, memory=True)):
-            raise StorageError(
-                f"the log holds rows of table {self.schema.name} in other columns than the table has now.",
-                hint="lakehouse.numeric_type must stay what it was when the rows were stored.",
-            )
-        self.publish(record.first_seq, batch, record.producer, record.sequence)
-        self.next_seq = record.last_seq + 1
-        # nobody merges in the background yet, and every step costs as many steps as there are segments
-        while self.merge_once():
-            pass
+    def forget_unpublished(self) -> None:
+        """Forget what was taken and never became durable; the caller holds the append lock."""
+        with self._lock:
+            self._producers = {}
+            self.next_seq = self._position + 1
 
     def publish(self, first_seq: int, batch: pa.RecordBatch, producer: bytes = b"", sequence: int = 0) -> None:
         """Make durable rows visible: ``batch`` without ``seq``, whose first row gets ``first_seq``."""
@@ -122,8 +193,10 @@ class Table:
             state = self._state
             assert state.last_seq + 1 == first_seq, "rows are published in order of seq"
             self._state = replace(state, segments=state.segments + segments)
+            self._position = first_seq + batch.num_rows - 1
             if producer:
                 self._published[producer] = sequence
+                self._durable_producers[producer] = sequence
 
     def merge_once(self) -> bool:
         """Merge one run of small neighbours, if there is one; return whether there was."""
@@ -136,8 +209,10 @@ class Table:
             self._state = _replace_run(self._state, run, merged)
         return True
 
-    def flush(self) -> int:
-        """Write the rows that are in no part to parts and commit them; return how many rows.
+    # --- flushing
+
+    def flush(self, reason: Reason = "all", *, now_s: float = 0.0, keep_bytes: int = 0) -> int:
+        """Write rows that are in no part to parts and commit them; return how many rows. See ``Waiting.choose``.
 
         The commit also records the last sequence of each producer whose rows are in it, so that a batch sent again
         is recognised after the log has let go of it.
@@ -145,79 +220,168 @@ class Table:
         Raises:
             StorageError: writing or committing failed; the rows stay where they are and are flushed by a later call.
         """
-        if self._unsettled:
-            self._settle()
+        self._settle()
         with self._lock:
             state = self._state
-            target = state.last_seq
-            if target == state.flushed_seq:
+            target = self._position
+            fresh = [s.batch for s in state.segments if s.first_seq > state.target]
+            if not fresh and not self._leftover:
                 return 0
-            self._state = replace(state, bounds=_with_bound(state.bounds, target))
+            if fresh:
+                self._state = replace(state, bounds=_with_bound(state.bounds, target))
+                self._bound_times[target] = now_s
             producers = dict(self._published)
-        batches = [s.batch for s in state.segments if s.first_seq > state.flushed_seq]
-        rows: int = sum(b.num_rows for b in batches)
-        assert rows == target - state.flushed_seq
-        self._unsettled = True
-        parts = write_parts(self._folder, batches, self._part_schema, self._options.parts)
-        self._catalog.commit(parts, target, producers)
-        self._unsettled = False
+        rows = partition_rows(pa.Table.from_batches(self._leftover + fresh, schema=self._memory_schema))
+        places = self._waiting.choose(rows, now_s, reason, keep_bytes)
+        rest = _without(rows, places)
+        flushed = int(rest.column("seq").to_numpy().min()) - 1 if rest.num_rows else target
+        if len(places) == 0:
+            self._flushed(None, target, state.flushed_seq, rest)
+            return 0
+        parts = self._write(rows, places, state.flushed_seq + 1, target)
+        with self._commit_lock:
+            self._unsettled = parts
+            self.catalog.commit(parts, flushed, producers)
+            self._unsettled = None
+            self._flushed(self._state.parts.extended(parts), target, flushed, rest)
+        self._waiting.flushed(rows, places)
         with self._lock:
-            self._state = self._flushed(self._state.parts.extended(parts), target)
             for producer, sequence in producers.items():
                 if self._published.get(producer) == sequence:
                     del self._published[producer]
-        return rows
+        return int(rows.rows.num_rows - rest.num_rows)
+
+    def _write(self, rows: Partitioned, places: Iterable[int], first: int, last: int) -> list[Part]:
+        writer = PartWriter(self.folder, self.part_schema, self._options.parts)
+        with writer:
+            return [writer.write(rows.keys[p], rows.slice(p), first, last) for p in places]
+
+    def _flushed(self, parts: PartIndex | None, target: int, flushed: int, rest: pa.Table) -> None:
+        """Set the state after a flush that looked at all rows up to ``target`` and left ``rest``."""
+        # without rows above the ring's start, the parts just written are read, and memory holds only what is left
+        held = self._hold(rest) if target <= self._state.ring_from else None
+        with self._lock:
+            now = self._state
+            kept = _thin(now.bounds, now.ring_from, target, self._options.segment_rows)
+            self._state = replace(
+                now,
+                held=now.held if held is None else held,
+                parts=now.parts if parts is None else parts,
+                flushed_seq=flushed,
+                target=max(target, now.target),
+                version=self.catalog.version,
+                bounds=kept,
+            )
+            self._bound_times = {b: s for b, s in self._bound_times.items() if b in kept}
+            self._set_leftover(rest.combine_chunks().to_batches())
+
+    def _set_leftover(self, batches: Sequence[pa.RecordBatch]) -> None:
+        self._leftover = [b for b in batches if b.num_rows]
+        rows, nbytes = (sum(getattr(b, n) for b in self._leftover) for n in ("num_rows", "nbytes"))
+        self._state = replace(self._state, leftover_rows=rows, leftover_bytes=nbytes)
 
     def _settle(self) -> None:
-        """Find out what a failed flush left: its commit may be there all the same, and then its rows are in parts."""
-        index, flushed = self._catalog.load()
-        with self._lock:
-            before = self._state.flushed_seq
-            if flushed > before:
-                self._state = self._flushed(index, flushed)
-        if flushed < before:
+        """Find out what a failed commit left: it may be there all the same, and then its rows are in parts."""
+        with self._commit_lock:
+            if self._unsettled is not None:
+                self._settle_locked(self._unsettled)
+
+    def _settle_locked(self, attempt: list[Part]) -> None:
+        index, flushed = self.catalog.load()
+        state = self._state
+        if flushed < state.flushed_seq:
             raise StorageError(
-                f"table {self.schema.name} went back from row {before} to {flushed} while it was in use.",
+                f"table {self.schema.name} went back from row {state.flushed_seq} to {flushed} while it was in use.",
                 hint="Something else changed the folder: stop the server and restore it from a backup.",
             )
-        self.remove_orphans()
-        self._unsettled = False
+        target = max([state.target, *index.last.tolist()])
+        batches = self._leftover + [s.batch for s in state.segments if state.target < s.last_seq <= target]
+        rows = pa.Table.from_batches(batches, schema=self._memory_schema)
+        self._flushed(index, target, flushed, rows.filter(pa.array(index.misses(rows), pa.bool_())))
+        live = set(index.path.tolist())
+        for part in attempt:
+            if part.path not in live:
+                (self.folder / part.path).unlink(missing_ok=True)
+        self._unsettled = None
 
-    def _flushed(self, parts: PartIndex, target: int) -> TableState:
-        """Return the state once the rows up to ``target`` are in ``parts``; the caller holds the lock."""
-        now = self._state
-        # the bound of a flush that failed before this one lies inside this one's parts
-        bounds = (b for b in now.bounds if b <= now.flushed_seq or b >= target)
-        kept = _thin(bounds, now.ring_from, target, self._options.segment_rows)
-        return replace(now, parts=parts, flushed_seq=target, version=self._catalog.version, bounds=kept)
+    # --- rewriting: other parts for the same rows
 
-    def release_oldest(self) -> int:
-        """Let go of the oldest flushed run of segments; return its bytes, 0 if all rows here are only in the ring."""
-        with self._lock:
+    def rewrite(self, removed: Sequence[Part], added: Sequence[Part], *, expired: bool = False) -> bool:
+        """Let ``added`` stand for ``removed``; return False, changing nothing, if one of these is not live any more.
+
+        Raises:
+            StorageError: the commit failed; a later call finds out whether it is there all the same.
+        """
+        with self._commit_lock:
+            if self._unsettled is not None:
+                self._settle_locked(self._unsettled)
             state = self._state
-            cuts = [b for b in state.bounds if state.ring_from < b <= state.flushed_seq]
-            if not cuts:
-                return 0
-            gone = [s for s in state.segments if s.last_seq <= cuts[0]]
-            kept = tuple(s for s in state.segments if s.last_seq > cuts[0])
-            bounds = tuple(b for b in state.bounds if b >= cuts[0])
-            self._state = replace(state, segments=kept, ring_from=cuts[0], bounds=bounds)
-            return sum(s.nbytes for s in gone)
+            gone = {p.path for p in removed}
+            kept = state.parts.without(gone)
+            if len(kept) != len(state.parts) - len(gone):
+                return False
+            assert all(p.last <= state.ring_from for p in (*removed, *added)), "a part above the ring's start"
+            self._unsettled = list(added)
+            self.catalog.replace(removed, added, expired=expired)
+            self._unsettled = None
+            with self._lock:
+                parts = kept.extended(added)
+                self._state = replace(self._state, parts=parts, version=self.catalog.version)
+        return True
+
+    # --- releasing memory
+
+    def release_oldest(self, before_s: float | None = None) -> int:
+        """Let go of the oldest flushed run of segments; return its bytes, 0 if there is none.
+
+        With ``before_s``, only of a run whose flush began before that, monotonic seconds.
+        """
+        state = self._state
+        cuts = [b for b in state.bounds if state.ring_from < b <= state.target]
+        if not cuts or (before_s is not None and self._bound_times.get(cuts[0], 0.0) >= before_s):
+            return 0
+        bound = cuts[0]
+        gone = [s for s in state.segments if s.last_seq <= bound]
+        visible = state.parts.chosen(state.parts.last <= bound)
+        rows = pa.Table.from_batches([s.batch for s in (*state.held, *gone)], schema=self._memory_schema)
+        held = self._hold(rows.filter(pa.array(visible.misses(rows), pa.bool_())))
+        with self._lock:
+            now = self._state
+            kept = tuple(s for s in now.segments if s.last_seq > bound)
+            bounds = tuple(b for b in now.bounds if b >= bound)
+            self._state = replace(now, segments=kept, held=held, ring_from=bound, bounds=bounds)
+        return max(1, state.ring_bytes - self._state.ring_bytes)
+
+    def _hold(self, rows: pa.Table) -> tuple[Segment, ...]:
+        if rows.num_rows == 0:
+            return ()
+        (batch,) = rows.unify_dictionaries().combine_chunks().to_batches()
+        return tuple(make_segment(piece, dense=False) for piece in cut(batch, self._options.segment_rows))
 
     def oldest_held(self) -> int | None:
         """Return the newest timestamp (µs) of the oldest run that could be released, None if there is none."""
         state = self._state
-        cuts = [b for b in state.bounds if state.ring_from < b <= state.flushed_seq]
+        cuts = [b for b in state.bounds if state.ring_from < b <= state.target]
         if not cuts:
             return None
-        return max(s.max_us for s in state.segments if s.last_seq <= cuts[0])
+        return max((s.max_us for s in state.segments if s.last_seq <= cuts[0]), default=0)
+
+
+def _without(rows: Partitioned, places: np.ndarray) -> pa.Table:
+    """Return the rows of all partitions but those at ``places``."""
+    if len(places) == len(rows.keys):
+        return rows.rows.slice(0, 0)
+    keep = np.ones(rows.rows.num_rows, dtype=bool)
+    for place in places.tolist():
+        keep[rows.starts[place] : rows.ends[place]] = False
+    return rows.rows.filter(pa.array(keep))
 
 
 def _with_bound(bounds: tuple[int, ...], seq: int) -> tuple[int, ...]:
     return bounds if seq in bounds else (*bounds, seq)
 
 
-def _thin(bounds: Iterable[int], ring_from: int, flushed_seq: int, rows_max: int) -> tuple[int, ...]:
+def _thin(bounds: Iterable[int], ring_from: int, target: int, rows_max: int) -> tuple[int, ...]:
     """Return ``bounds`` without those between small flushes, whose rows together are at most ``rows_max``.
 
     Segments may then be merged across, and a quiet table does not gather a segment with every flush. The bound of the
@@ -226,7 +390,7 @@ def _thin(bounds: Iterable[int], ring_from: int, flushed_seq: int, rows_max: int
     kept: list[int] = []
     for bound in bounds:
         before = kept[-2] if len(kept) > 1 else ring_from
-        if kept and bound <= flushed_seq and bound - before <= rows_max:
+        if kept and bound <= target and bound - before <= rows_max:
             kept.pop()
         kept.append(bound)
     return tuple(kept)

@@ -1,7 +1,7 @@
-"""Background work of a store: merge segments, flush to parts, release log files and memory.
+"""Background work that keeps memory and log bounded: merge segments, flush to parts, release log files and memory.
 
-The rule of this file: nothing here is needed for a row to be durable or visible; a failure is logged, counted and
-tried again.
+The rule of this file: nothing here is needed for a row to be durable or visible; a failure is told, counted and tried
+again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from tickflight_server.clock import Clock
 from tickflight_server.config import MIB, LakehouseSettings
 from tickflight_server.errors import LogClosedError, StorageError
 from tickflight_server.metrics import Metrics
+from tickflight_server.store.flushing import Reason
+from tickflight_server.store.health import Health
 from tickflight_server.store.table import Table
 from tickflight_server.store.wal import WriteAheadLog
 
@@ -34,14 +36,18 @@ class Upkeep:
         settings: LakehouseSettings,
         clock: Clock,
         metrics: Metrics,
+        health: Health,
     ) -> None:
         self._tables = tables
         self._log = log
         self._clock = clock
         self._metrics = metrics
+        self._health = health
         self._interval_s = settings.flush_interval_seconds
         self._buffer_bytes = settings.buffer_size_mb * MIB
         self._ring_bytes = max(settings.ring_mb, settings.buffer_size_mb) * MIB
+        self._ring_s = settings.ring_seconds
+        self._log_bytes = settings.wal_mb * MIB
         self._flush_lock = threading.Lock()
         self._closed = False  # set under the flush lock: the folder may be another server's from then on
         self._stop = threading.Event()
@@ -70,7 +76,7 @@ class Upkeep:
                 thread.join()
         try:
             if flush:
-                self.flush_all()
+                self.flush()
         finally:
             with self._flush_lock:
                 self._closed = True
@@ -79,6 +85,11 @@ class Upkeep:
         """Return the memory of all rows that are in no part."""
         return sum(t.state.unflushed_bytes for t in self._tables.values())
 
+    @property
+    def behind(self) -> bool:
+        """Whether flushing has so much to do that other work on parts should wait."""
+        return self.unflushed_bytes() * 2 > self._buffer_bytes
+
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until the rows that only memory holds leave room for more; return False if they do not in time.
 
@@ -86,6 +97,7 @@ class Upkeep:
         """
         if self.unflushed_bytes() < self._ring_bytes:
             return True
+        self._metrics.add("appends_slowed")
         with self._room:
             return self._room.wait_for(
                 lambda: self._stop.is_set() or self.unflushed_bytes() < self._ring_bytes, timeout_s
@@ -94,10 +106,10 @@ class Upkeep:
     def make_room(self) -> None:
         """Flush and release now if the buffer is full: for replaying a log that is larger than memory."""
         if self.unflushed_bytes() >= self._buffer_bytes:
-            self.flush_all()
+            self.flush("memory")
 
-    def flush_all(self) -> None:
-        """Move all rows into parts, then release log files and memory.
+    def flush(self, reason: Reason = "all") -> None:
+        """Move rows into parts, all or those that ``reason`` asks for; then release log files and memory.
 
         Raises:
             StorageError: a table could not be flushed; the others were. Or the log's files could not be removed.
@@ -107,9 +119,12 @@ class Upkeep:
         with self._flush_lock:
             if self._closed:
                 raise LogClosedError("the store is closed.")
+            waiting = self.unflushed_bytes()
             for name, table in self._tables.items():
+                # of a full buffer half goes, from each table in proportion
+                keep = table.state.unflushed_bytes * self._buffer_bytes // 2 // max(1, waiting)
                 try:
-                    self._flush(table)
+                    self._flush(table, reason, keep)
                 except Exception as error:  # one table's trouble, of whatever kind, must not keep the others' rows
                     failure = error if isinstance(error, StorageError) else _unexpected(name, error)
                     self._metrics.add("flush_failures")
@@ -123,11 +138,13 @@ class Upkeep:
         with self._room:
             self._room.notify_all()
         if failure is not None:
+            self._health.report("flush", "degraded", failure.message, failure.hint)
             raise failure
+        self._health.ok("flush")
 
-    def _flush(self, table: Table) -> None:
+    def _flush(self, table: Table, reason: Reason, keep_bytes: int) -> None:
         started = self._clock.monotonic()
-        rows = table.flush()
+        rows = table.flush(reason, now_s=started, keep_bytes=keep_bytes)
         if rows:
             seconds = self._clock.monotonic() - started
             self._metrics.add("flushes")
@@ -135,7 +152,11 @@ class Upkeep:
             LOG.info("flush.done", table=table.schema.name, rows=rows, seconds=round(seconds, 3))
 
     def release_memory(self) -> None:
-        """Let go of the oldest flushed rows, whatever table they are of, until the ring fits its budget."""
+        """Let go of flushed rows: those of long ago, and the oldest of all tables until the ring fits its budget."""
+        before = self._clock.monotonic() - self._ring_s
+        for table in self._tables.values():
+            while released := table.release_oldest(before):
+                self._metrics.add("ring_bytes_released", released)
         while sum(t.state.ring_bytes for t in self._tables.values()) > self._ring_bytes:
             held = [(age, name) for name, t in self._tables.items() if (age := t.oldest_held()) is not None]
             if not held:
@@ -153,18 +174,39 @@ class Upkeep:
                 LOG.error("merge.failed", error=repr(error))
                 self._stop.wait(_RETRY_S)
 
+    def _due(self, interval: bool) -> Reason | None:
+        """Return why a flush is due now, None if none is."""
+        if self._log.size_bytes > self._log_bytes and self.unflushed_bytes():
+            return "all"
+        if self.unflushed_bytes() >= self._buffer_bytes:
+            return "memory"
+        return "interval" if interval else None
+
     def _run_flusher(self) -> None:
         due = self._clock.monotonic() + self._interval_s
         while not self._stop.wait(_TICK_S):
-            full = self.unflushed_bytes() >= self._buffer_bytes
-            if not full and self._clock.monotonic() < due:
+            reason = self._due(self._clock.monotonic() >= due)
+            if reason is None:
                 continue
             try:
-                self.flush_all()
+                self.flush(reason)
+                self._watch_memory()
                 due = self._clock.monotonic() + self._interval_s
             except StorageError:
+                self._watch_memory()
                 due = self._clock.monotonic() + min(self._interval_s, _RETRY_S)
-                self._stop.wait(_RETRY_S if full else 0)
+                self._stop.wait(0 if reason == "interval" else _RETRY_S)
+
+    def _watch_memory(self) -> None:
+        if self.unflushed_bytes() < self._ring_bytes:
+            self._health.ok("memory")
+        else:
+            self._health.report(
+                "memory",
+                "degraded",
+                f"rows that are in no part take {self.unflushed_bytes() // MIB} MB: producers have to wait.",
+                "The flush does not keep up, see the other components; or raise lakehouse.ring_mb.",
+            )
 
 
 def _unexpected(table: str, error: Exception) -> StorageError:

@@ -7,6 +7,7 @@ offset. After a failed write or sync nothing is accepted any more.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -67,6 +68,8 @@ class WriteAheadLog:
         self._lock = threading.Lock()
         self._fd = -1
         self._failure: str | None = None
+        self._closed = False
+        self.bytes_read = 0  # by recover
         make_folder(folder)
 
     @property
@@ -79,6 +82,11 @@ class WriteAheadLog:
     def size_bytes(self) -> int:
         """Bytes of all files."""
         return sum(f.size for f in self.files)
+
+    def bytes_on_disk(self) -> int:
+        """Return the size of all files in the folder, for telling how far ``recover`` is."""
+        paths = (p for p in self._folder.iterdir() if parse_log_file_name(p.name) is not None)
+        return sum(p.stat().st_size for p in paths)
 
     def recover(self) -> Iterator[AppendRecord]:
         """Yield every record, oldest first, and cut off a torn tail; then the log is ready for ``append``.
@@ -129,6 +137,7 @@ class WriteAheadLog:
                 self._end_of_log(file, data, offset, error, last=last)
                 break
             file.covers(record)
+            self.bytes_read += end - offset
             offset = end
             file.size = offset
             yield record
@@ -159,7 +168,7 @@ class WriteAheadLog:
             LogClosedError: the log was closed, or this or an earlier write or sync failed.
         """
         if self._failure is not None or self._fd < 0:
-            raise LogClosedError(self._failure or "the log is closed.")
+            raise LogClosedError(self._failure or "the log is closed.", temporary=self._failure is not None)
         if self._files[-1].size >= self._file_bytes_max:
             self._roll()
         file = self._files[-1]
@@ -191,27 +200,51 @@ class WriteAheadLog:
         return total
 
     def _fail(self, error: OSError) -> NoReturn:
-        self._failure = f"the log cannot be written: {error.strerror or error}. Nothing is accepted any more."
+        self._failure = f"the log cannot be written: {error.strerror or error}. Nothing is accepted until it can be."
         LOG.error("log.failed", error=str(error))
-        raise LogClosedError(self._failure, hint="Free or mend the disk, then restart the server.") from None
+        raise LogClosedError(self._failure, hint=_RETRIED, temporary=True) from None
+
+    def reopen(self) -> None:
+        """Go on after a failure: cut the file in use at what was durable, and begin a new one.
+
+        What a failed sync left in memory or on disk is not believed: nobody was told that it is durable.
+
+        Raises:
+            LogClosedError: the disk does not take it yet, or the log was closed.
+        """
+        if self._closed:
+            raise LogClosedError("the log is closed.")
+        file = self._files[-1]
+        try:
+            if self._fd >= 0:
+                os.ftruncate(self._fd, file.size)
+                os.fsync(self._fd)
+        except OSError as error:
+            self._fail(error)
+        self._failure = None
+        self._roll()
+        LOG.info("log.reopened", file=self._files[-1].path.name)
 
     def _roll(self) -> None:
         """Go on in a new file, which is on disk with its name before any record is in it."""
         number = self._files[-1].number + 1 if self._files else 1
         path = self._folder / log_file_name(number)
         header = FileHeader(number, self._writer).serialize()
+        fd = -1
         try:
+            path.unlink(missing_ok=True)  # what an attempt that failed left: never in use
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        except OSError as error:
-            self._fail(error)
-        self.close()
-        self._fd = fd
-        try:
-            os.write(fd, header)
+            if os.write(fd, header) != len(header):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(fd)
             sync_folder(self._folder)
         except OSError as error:
+            if fd >= 0:
+                os.close(fd)
             self._fail(error)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
         with self._lock:
             self._files.append(LogFile(number, path, size=len(header)))
 
@@ -238,9 +271,11 @@ class WriteAheadLog:
 
     def close(self) -> None:
         """Close the file in use; the log takes nothing any more."""
+        self._closed = True
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-_REPAIR = "The log is damaged before its end; keep a copy of the folder and restore it from a backup."
+_REPAIR = "Keep a copy of the folder, then run `tickflight-server check --repair`, which saves what is readable."
+_RETRIED = "It is tried again every second: free space or mend the disk; what was acknowledged is safe."

@@ -1,0 +1,122 @@
+"""Parts made ready for the engine: there, whole, and local.
+
+The rule of this file: a part whose contents are not those that were written is never read; the engine verifies no
+checksum of its own (measured: proto-notes/decisions). A file is checked when this process meets it first, and again
+whenever it has changed on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import xxhash
+
+from tickflight_server.errors import StorageError
+from tickflight_server.metrics import Metrics
+from tickflight_server.paths import part_checksum
+from tickflight_server.store.health import Health
+from tickflight_server.store.partition import DAMAGED_HINT
+
+Verify = Literal["first_use", "never"]
+_PARALLEL = 4
+_BLOCK = 4 << 20
+
+
+class OpenParts:
+    """Parts that are ready to be read until ``close``; ``paths`` are where the engine finds them."""
+
+    def __init__(self, paths: list[str], close: Callable[[], None] | None = None, *, evolved: bool = False) -> None:
+        self.paths = paths
+        self.evolved = evolved
+        self._close = close
+
+    def close(self) -> None:
+        """Let the parts go; a second call does nothing."""
+        if self._close is not None:
+            self._close()
+            self._close = None
+
+
+class PartChecker:
+    """Knows which files have been found whole.
+
+    Args:
+        health: is told of missing and damaged parts.
+        verify: ``first_use`` reads each part's file once to check it; ``never`` only sees that it is there.
+    """
+
+    def __init__(self, health: Health, metrics: Metrics, verify: Verify) -> None:
+        self._health = health
+        self._metrics = metrics
+        self._verify = verify
+        self._known: dict[str, tuple[int, int]] = {}
+        self._bad: set[str] = set()
+        self._pool = ThreadPoolExecutor(_PARALLEL, "part-check")
+
+    def check(self, table: str, parts: Sequence[tuple[Path, int]]) -> None:
+        """See that each file of ``parts``, given with its size in bytes, is there and whole.
+
+        Raises:
+            StorageError: one is missing or damaged; the message names it.
+        """
+        unknown = [(path, size) for path, size in parts if not self._is_known(path)]
+        if len(unknown) <= _PARALLEL:
+            for path, size in unknown:
+                self._check(table, path, size)
+        else:
+            list(self._pool.map(lambda item: self._check(table, *item), unknown))
+
+    def _is_known(self, path: Path) -> bool:
+        known = self._known.get(str(path))
+        if known is None:
+            return False
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        return known == (status.st_size, status.st_mtime_ns)
+
+    def _check(self, table: str, path: Path, size: int) -> None:
+        try:
+            status = path.stat()
+            if status.st_size != size:
+                raise self._damaged(table, path, f"it has {status.st_size} bytes instead of {size}")
+            wanted = part_checksum(path.name)
+            if self._verify == "first_use" and wanted is not None:
+                self._metrics.add("parts_checked")
+                if file_checksum(path) != wanted:
+                    raise self._damaged(table, path, "its checksum is wrong")
+        except OSError as error:
+            raise self._damaged(table, path, (error.strerror or str(error)).lower()) from None
+        self._known[str(path)] = (status.st_size, status.st_mtime_ns)
+        self._bad.discard(str(path))
+        if not self._bad:
+            self._health.ok("parts")
+
+    def _damaged(self, table: str, path: Path, what: str) -> StorageError:
+        self._bad.add(str(path))
+        self._metrics.add("parts_damaged")
+        error = StorageError(f"part {path.name} of table {table} cannot be read: {what}.", hint=DAMAGED_HINT)
+        self._health.report("parts", "degraded", f"{table}: {path.parent.name}/{path.name}: {what}", DAMAGED_HINT)
+        return error
+
+    def forget(self, paths: Sequence[Path]) -> None:
+        """Forget files that are gone."""
+        for path in paths:
+            self._known.pop(str(path), None)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False)
+
+
+def file_checksum(path: Path) -> str:
+    """Return the xxh3_64 of a file's contents in 16 hexadecimal digits."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""Files of a Delta table's log that delta-rs neither syncs nor tells of: durability, metadata commits, removed parts.
+
+The rule of this file: bytes and names as the Delta protocol has them (https://github.com/delta-io/delta, PROTOCOL.md);
+a version appears by one link of a finished file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from deltalake import DeltaTable, Schema
+
+from tickflight_server.store.files import sync_file, sync_folder
+
+FOLDER = "_delta_log"
+_VERSION = re.compile(r"(\d{20})\.json")
+
+
+def version_files(table: Path) -> list[tuple[int, Path]]:
+    """Return the versions whose commit file is kept, oldest first, each with its file."""
+    folder = table / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted((int(m[1]), p) for p in folder.iterdir() if (m := _VERSION.fullmatch(p.name)))
+
+
+def sync_version(table: Path, version: int) -> None:
+    """Make a version that delta-rs wrote durable, with its checkpoint if it has one."""
+    folder = table / FOLDER
+    name = f"{version:020d}"
+    sync_file(folder / f"{name}.json")
+    if (checkpoint := folder / f"{name}.checkpoint.parquet").exists():
+        # whoever opens the table next starts from it
+        sync_file(checkpoint)
+        sync_file(folder / "_last_checkpoint")
+    sync_folder(folder)
+    sync_folder(table)
+    sync_folder(table.parent)
+
+
+def write_metadata(table: Path, delta: DeltaTable, schema: Schema, configuration: dict[str, str]) -> None:
+    """Commit a version that only changes schema and configuration; durable when this returns.
+
+    delta-rs adds columns, but neither widens a type nor does both in one version.
+
+    Raises:
+        FileExistsError: somebody else committed this version.
+        OSError: it cannot be written.
+    """
+    now = {"timestamp": time.time_ns() // 1_000_000, "operation": "CHANGE METADATA", "operationParameters": {}}
+    metadata = delta.metadata()
+    action = {
+        "id": str(metadata.id),
+        "name": metadata.name,
+        "description": metadata.description,
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": schema.to_json(),
+        "partitionColumns": metadata.partition_columns,
+        "configuration": metadata.configuration | configuration,
+        "createdTime": metadata.created_time,
+    }
+    text = "".join(json.dumps(line) + "\n" for line in ({"commitInfo": now}, {"metaData": action}))
+    folder = table / FOLDER
+    aside = folder / ".metadata.tmp"
+    aside.unlink(missing_ok=True)
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(fd, text.encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.link(aside, folder / f"{delta.version() + 1:020d}.json")
+    aside.unlink()
+    sync_folder(folder)
+
+
+def removed_since(table: Path, oldest_ms: int) -> dict[str, int]:
+    """Return the parts that versions removed at or after ``oldest_ms`` (ms since 1970), each with that time."""
+    found: dict[str, int] = {}
+    for _, path in version_files(table):
+        if path.stat().st_mtime_ns // 1_000_000 < oldest_ms:
+            continue
+        for action in _actions(path):
+            remove = action.get("remove")
+            if remove and (when := int(remove.get("deletionTimestamp") or 0)) >= oldest_ms:
+                found[unquote(remove["path"])] = when
+    return found
+
+
+def _actions(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)

@@ -1,0 +1,237 @@
+"""The keeper of the parts: compaction, retention, tiering and vacuum, in the background and on a budget.
+
+The rule of this file: it never hurries. What it does can stop anywhere and begin anew; it waits while flushes are
+behind, and takes no more than its share of a core.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import structlog
+
+from tickflight_server.clock import Clock
+from tickflight_server.config import MIB, LakehouseSettings
+from tickflight_server.errors import StorageError
+from tickflight_server.metrics import Metrics
+from tickflight_server.store.compaction import CompactionPolicy, Job, merge_parts, plan
+from tickflight_server.store.health import Health
+from tickflight_server.store.partition import DAY_US, Part, PartOptions
+from tickflight_server.store.snapshot import TableSnapshot
+from tickflight_server.store.table import Table
+from tickflight_server.store.vacuum import vacuum
+
+LOG = structlog.get_logger(__name__)
+_TICK_S = 1.0
+_SLOW_S = 60.0  # how often retention and vacuum look
+_RETRY_S = 10.0
+_JOBS_A_COMMIT = 32
+_HOUR_MS = 3_600_000
+
+
+class Readers:
+    """The snapshots that somebody reads, so that their parts stay."""
+
+    def __init__(self) -> None:
+        self._snapshots: weakref.WeakSet[TableSnapshot] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def add(self, snapshot: TableSnapshot) -> TableSnapshot:
+        """Note that ``snapshot`` is read for as long as somebody holds it; return it."""
+        with self._lock:
+            self._snapshots.add(snapshot)
+        return snapshot
+
+    def paths(self, table: str) -> set[str]:
+        """Return the parts of ``table`` that are read."""
+        with self._lock:
+            snapshots = list(self._snapshots)
+        return {p for s in snapshots if s.table.name == table for p in s.parts.path.tolist()}
+
+
+class Keeper:
+    """Looks after the parts of all tables of a store.
+
+    Args:
+        readers: whose parts vacuum leaves.
+        pinned: the newest seq of a table that a pin protects from retention, 0 if none does.
+        behind: whether flushing has too much to do for anything else.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        settings: LakehouseSettings,
+        clock: Clock,
+        metrics: Metrics,
+        health: Health,
+        *,
+        readers: Readers,
+        options: Mapping[str, PartOptions],
+        pinned: Callable[[str], int],
+        behind: Callable[[], bool],
+    ) -> None:
+        self._tables = tables
+        self._settings = settings
+        self._clock = clock
+        self._metrics = metrics
+        self._health = health
+        self._readers = readers
+        self._options = options
+        self._pinned = pinned
+        self._behind = behind
+        self._policy = CompactionPolicy(
+            settings.compact_target_mb * MIB, settings.compact_parts_min, settings.compact_settle_seconds
+        )
+        self._lock = threading.Lock()  # one rewriter at a time
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin the background work, unless it is left to the command line."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; a step under way is finished first."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # --- the steps
+
+    def compact(self, *, all_of_it: bool = False, table: str | None = None) -> dict[str, int]:
+        """Merge small parts until nothing is left to merge; return parts in and out, and rows that were repeats.
+
+        With ``all_of_it`` every partition is merged as if its day were over.
+
+        Raises:
+            StorageError: a part cannot be read or written; what was committed before stays.
+        """
+        total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
+        for name in self._names(table):
+            while self._compact_some(name, total, all_of_it=all_of_it):
+                pass
+        return total
+
+    def _compact_some(self, name: str, total: dict[str, int], *, all_of_it: bool) -> bool:
+        """Do some jobs of a table and commit them together; return whether there were any."""
+        table = self._tables[name]
+        policy = replace(self._policy, settle_seconds=-1e12) if all_of_it else self._policy
+        removed: list[Part] = []
+        added: list[Part] = []
+        repeats = 0
+        with self._lock:
+            state = table.state
+            for job in plan(state.parts, state.ring_from, self._clock.now_us(), policy):
+                if len(added) >= _JOBS_A_COMMIT or (self._stop.is_set() and not all_of_it):
+                    break
+                part, twice = self._merge(table, job)
+                removed += job.parts
+                added.append(part)
+                repeats += twice
+            if not added:
+                return False
+            if table.rewrite(removed, added):
+                total["parts_in"] += len(removed)
+                total["parts_out"] += len(added)
+                total["repeats"] += repeats
+                self._metrics.add("parts_compacted", len(removed))
+                self._metrics.add("rows_repeated", repeats)
+                LOG.info("compaction.done", table=name, parts_in=len(removed), parts_out=len(added), repeats=repeats)
+            return True
+
+    def _merge(self, table: Table, job: Job) -> tuple[Part, int]:
+        name = table.schema.name
+        options = self._options[name]
+        if self._pinned(name) >= min(p.min_seq for p in job.parts):
+            options = replace(options, dedup=())  # who pinned these rows reads all of them again
+        paths = [table.folder / p.path for p in job.parts]
+        started = self._clock.monotonic()
+        merged = merge_parts(job, paths, table.folder, table.part_schema, options)
+        if self._thread.is_alive() and (share := self._settings.compact_share):
+            self._stop.wait((self._clock.monotonic() - started) * (1 / share - 1))
+        return merged
+
+    def retain(self) -> int:
+        """Remove the parts whose rows are all older than their table keeps; return how many.
+
+        A part that has rows for a pin, or that the log may still give back, stays for later.
+
+        Raises:
+            StorageError: a table version could not be committed.
+        """
+        count = 0
+        for name, table in self._tables.items():
+            days = self._settings.keep_days(name)
+            if days is None:
+                continue
+            with self._lock:
+                state = table.state
+                index = state.parts
+                oldest = self._clock.now_us() - int(days * DAY_US)
+                expired = (index.max_us < oldest) & (index.last <= min(state.flushed_seq, state.ring_from))
+                expired &= index.min_seq > self._pinned(name)
+                parts = [index.part(int(p)) for p in np.flatnonzero(expired)]
+                if parts and table.rewrite(parts, [], expired=True):
+                    count += len(parts)
+                    self._metrics.add("rows_expired", sum(p.rows for p in parts))
+                    LOG.info("retention.done", table=name, parts=len(parts), rows=sum(p.rows for p in parts))
+        return count
+
+    def vacuum(self, *, dry_run: bool = False, hours: float | None = None) -> list[str]:
+        """Delete the files of parts that were removed long ago; return them, each with its table's folder.
+
+        Raises:
+            StorageError: a file cannot be deleted.
+        """
+        keep = self._settings.vacuum_hours if hours is None else hours
+        oldest_ms = self._clock.now_us() // 1000 - int(keep * _HOUR_MS)
+        gone: list[str] = []
+        for name, table in self._tables.items():
+            with self._lock:
+                live = set(table.state.parts.path.tolist())
+                in_use = self._readers.paths(name)
+                try:
+                    found = vacuum(table.folder, live, in_use, oldest_ms, dry_run=dry_run)
+                except OSError as error:
+                    raise StorageError(f"cannot clear up table {name}: {error.strerror or error}.") from None
+                gone += [f"{name}/{path}" for path in found]
+        if gone and not dry_run:
+            self._metrics.add("files_vacuumed", len(gone))
+            LOG.info("vacuum.done", files=len(gone))
+        return gone
+
+    def _names(self, table: str | None) -> Iterable[str]:
+        return list(self._tables) if table is None else [table]
+
+    # --- the background
+
+    def _compact_quietly(self) -> None:
+        total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
+        for name in self._tables:
+            while not self._stop.is_set() and not self._behind():
+                if not self._compact_some(name, total, all_of_it=False):
+                    break
+
+    def _run(self) -> None:
+        slow = self._clock.monotonic()
+        while not self._stop.wait(_TICK_S):
+            if self._behind():
+                continue
+            try:
+                if self._settings.compact_share:
+                    self._compact_quietly()
+                if self._clock.monotonic() >= slow:
+                    slow = self._clock.monotonic() + _SLOW_S
+                    self.retain()
+                    self.vacuum()
+                self._health.ok("compaction")
+            except Exception as error:  # files pile up while it fails, and nothing else suffers
+                self._metrics.add("compaction_failures")
+                text = error.message if isinstance(error, StorageError) else repr(error)
+                self._health.report("compaction", "degraded", text, getattr(error, "hint", None))
+                self._stop.wait(_RETRY_S)

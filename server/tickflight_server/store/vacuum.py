@@ -1,0 +1,94 @@
+"""Files that no table version needs any more: what a crash left, and parts that were removed long ago.
+
+The rule of this file: a file goes only if its rows are known to be elsewhere, or to be meant to be gone; when anything
+that should be there is missing, nothing is deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import structlog
+
+from tickflight_server.errors import StorageError
+from tickflight_server.paths import parse_part_file_name
+from tickflight_server.store.delta_log import FOLDER, removed_since
+
+LOG = structlog.get_logger(__name__)
+
+
+def part_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the parts below a table's folder, listed or not, each with its path relative to it."""
+    for path in folder.rglob("*.parquet"):
+        relative = path.relative_to(folder)
+        if relative.parts[0] != FOLDER and parse_part_file_name(path.name) is not None:
+            yield str(relative), path
+
+
+def missing_parts(folder: Path, live: Collection[str]) -> list[str]:
+    """Return the parts of ``live``, relative to ``folder``, that are not there."""
+    there = {relative for relative, _ in part_files(folder)}
+    return sorted(p for p in live if "://" not in p and p not in there)
+
+
+def remove_crash_leftovers(folder: Path, table: str, live: Collection[str], last_seq: int, oldest_ms: int) -> int:
+    """Delete the parts that were written for a version which was never committed; return how many.
+
+    Their rows are in the log or in other parts, whose replay has ended at ``last_seq``. What a version removed at or
+    after ``oldest_ms`` stays for its readers.
+
+    Raises:
+        StorageError: there is a part with rows that nothing knows of: a table version is missing, nothing is deleted.
+    """
+    found = dict(part_files(folder))
+    unlisted = [p for p in found if p not in live]
+    if not unlisted:
+        return 0
+    kept = removed_since(folder, oldest_ms)
+    for relative in unlisted:
+        first, last = parse_part_file_name(found[relative].name) or (0, 0)
+        if last > last_seq:
+            raise StorageError(
+                f"table {table} has a part with rows {first} to {last}, which neither its versions nor the log know: "
+                f"{found[relative].name}.",
+                hint="A table version is missing: restore the table's _delta_log from a backup.",
+            )
+    if any("://" not in p and p not in found for p in live):
+        LOG.error("vacuum.skipped", table=table, reason="live parts are missing")
+        return 0
+    gone = [p for p in unlisted if p not in kept]
+    for relative in gone:
+        LOG.info("vacuum.leftover_removed", table=table, part=relative)
+        found[relative].unlink(missing_ok=True)
+    return len(gone)
+
+
+def vacuum(
+    folder: Path, live: Collection[str], in_use: Collection[str], oldest_ms: int, *, dry_run: bool = False
+) -> list[str]:
+    """Delete the parts that versions removed before ``oldest_ms`` (ms since 1970); return them.
+
+    ``in_use`` are read by somebody. A file that no version ever listed goes when it is as old as that.
+    """
+    kept = removed_since(folder, oldest_ms)
+    gone = []
+    for relative, path in part_files(folder):
+        if relative in live or relative in in_use or relative in kept:
+            continue
+        if path.stat().st_mtime_ns // 1_000_000 >= oldest_ms:
+            continue
+        gone.append(relative)
+        if not dry_run:
+            path.unlink(missing_ok=True)
+    if not dry_run:
+        _remove_empty_folders(folder)
+    return gone
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    for path in sorted((p for p in folder.rglob("*=*") if p.is_dir()), key=lambda p: -len(p.parts)):
+        try:
+            path.rmdir()
+        except OSError:
+            continue
