@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
-import numpy as np
 import pyarrow as pa
 
 from tickflight_server.errors import LogCorruptError, StorageError
@@ -55,8 +54,7 @@ class Table:
         self._lock = threading.Lock()
         self._commit_lock = threading.Lock()  # one commit to the table at a time
         self._state = TableState()
-        self._leftover: list[pa.RecordBatch] = []  # rows up to the state's target that are in no part
-        self._waiting = Waiting(options.policy)
+        self._waiting = Waiting(self._memory_schema)  # rows up to the state's target that are in no part
         self._bound_times: dict[int, float] = {}
         self._producers: dict[bytes, int] = {}
         self._durable_producers: dict[bytes, int] = {}
@@ -77,7 +75,7 @@ class Table:
         self._position = flushed
         self.next_seq = flushed + 1
         if flushed == target:
-            self._hold_leftover()
+            self._hold_waiting()
         return flushed
 
     def replay(self, record: AppendRecord) -> int:
@@ -109,7 +107,7 @@ class Table:
         kept = self._replay_flushed(add_seq(batch.slice(0, known), self._memory_schema, first)) if known else 0
         self._position = first + known - 1
         if known and self._position == target:
-            self._hold_leftover()
+            self._hold_waiting()
         if known < batch.num_rows:
             kept += batch.num_rows - known
             self.publish(first + known, batch.slice(known), record.producer, record.sequence)
@@ -122,14 +120,13 @@ class Table:
     def _replay_flushed(self, batch: pa.RecordBatch) -> int:
         """Keep those rows of ``batch`` that the flushes which looked at them left out."""
         missing = batch.filter(pa.array(self._state.parts.misses(pa.Table.from_batches([batch]))))
-        if missing.num_rows:
-            self._set_leftover([*self._leftover, missing])
+        self._set_waiting(self._waiting.added([missing], self._state.parts, 0.0))
         return int(missing.num_rows)
 
-    def _hold_leftover(self) -> None:
+    def _hold_waiting(self) -> None:
         """All rows that flushes looked at are replayed: those that they left out are what memory holds of them."""
         state = self._state
-        held = self._hold(pa.Table.from_batches(self._leftover, schema=self._memory_schema))
+        held = self._hold(self._waiting.table)
         self._state = replace(state, held=held, bounds=(state.target,) if state.target else ())
 
     def check_replayed(self) -> None:
@@ -225,41 +222,38 @@ class Table:
             state = self._state
             target = self._position
             fresh = [s.batch for s in state.segments if s.first_seq > state.target]
-            if not fresh and not self._leftover:
+            if not fresh and not self._waiting.rows:
                 return 0
             if fresh:
                 self._state = replace(state, bounds=_with_bound(state.bounds, target))
                 self._bound_times[target] = now_s
             producers = dict(self._published)
-        rows = partition_rows(pa.Table.from_batches(self._leftover + fresh, schema=self._memory_schema))
-        places = self._waiting.choose(rows, now_s, reason, keep_bytes)
-        rest = _without(rows, places)
-        flushed = int(rest.column("seq").to_numpy().min()) - 1 if rest.num_rows else target
-        if len(places) == 0:
+        waiting = self._waiting.added(fresh, state.parts, now_s)
+        chosen, rest = waiting.split(waiting.choose(self._options.policy, reason, now_s, keep_bytes))
+        flushed = target if (first := rest.first_seq) is None else int(first) - 1
+        if chosen.num_rows == 0:
             self._flushed(None, target, state.flushed_seq, rest)
             return 0
-        parts = self._write(rows, places, state.flushed_seq + 1, target)
+        parts = self._write(partition_rows(chosen), state.flushed_seq + 1, target)
         with self._commit_lock:
             self._unsettled = parts
             self.catalog.commit(parts, flushed, producers)
             self._unsettled = None
             self._flushed(self._state.parts.extended(parts), target, flushed, rest)
-        self._waiting.flushed(rows, places)
         with self._lock:
             for producer, sequence in producers.items():
                 if self._published.get(producer) == sequence:
                     del self._published[producer]
-        return int(rows.rows.num_rows - rest.num_rows)
+        return int(chosen.num_rows)
 
-    def _write(self, rows: Partitioned, places: Iterable[int], first: int, last: int) -> list[Part]:
-        writer = PartWriter(self.folder, self.part_schema, self._options.parts)
-        with writer:
-            return [writer.write(rows.keys[p], rows.slice(p), first, last) for p in places]
+    def _write(self, rows: Partitioned, first: int, last: int) -> list[Part]:
+        with PartWriter(self.folder, self.part_schema, self._options.parts) as writer:
+            return [writer.write(key, rows.slice(place), first, last) for place, key in enumerate(rows.keys)]
 
-    def _flushed(self, parts: PartIndex | None, target: int, flushed: int, rest: pa.Table) -> None:
+    def _flushed(self, parts: PartIndex | None, target: int, flushed: int, rest: Waiting) -> None:
         """Set the state after a flush that looked at all rows up to ``target`` and left ``rest``."""
         # without rows above the ring's start, the parts just written are read, and memory holds only what is left
-        held = self._hold(rest) if target <= self._state.ring_from else None
+        held = self._hold(rest.table) if target <= self._state.ring_from else None
         with self._lock:
             now = self._state
             kept = _thin(now.bounds, now.ring_from, target, self._options.segment_rows)
@@ -273,12 +267,11 @@ class Table:
                 bounds=kept,
             )
             self._bound_times = {b: s for b, s in self._bound_times.items() if b in kept}
-            self._set_leftover(rest.combine_chunks().to_batches())
+            self._set_waiting(rest)
 
-    def _set_leftover(self, batches: Sequence[pa.RecordBatch]) -> None:
-        self._leftover = [b for b in batches if b.num_rows]
-        rows, nbytes = (sum(getattr(b, n) for b in self._leftover) for n in ("num_rows", "nbytes"))
-        self._state = replace(self._state, leftover_rows=rows, leftover_bytes=nbytes)
+    def _set_waiting(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self._state = replace(self._state, waiting_rows=waiting.rows, waiting_bytes=waiting.nbytes)
 
     def _settle(self) -> None:
         """Find out what a failed commit left: it may be there all the same, and then its rows are in parts."""
@@ -295,9 +288,9 @@ class Table:
                 hint="Something else changed the folder: stop the server and restore it from a backup.",
             )
         target = max([state.target, *index.last.tolist()])
-        batches = self._leftover + [s.batch for s in state.segments if state.target < s.last_seq <= target]
-        rows = pa.Table.from_batches(batches, schema=self._memory_schema)
-        self._flushed(index, target, flushed, rows.filter(pa.array(index.misses(rows), pa.bool_())))
+        fresh = [s.batch for s in state.segments if state.target < s.last_seq <= target]
+        waiting = self._waiting.added(fresh, index, 0.0)
+        self._flushed(index, target, flushed, waiting.missing(index, 0.0))
         live = set(index.path.tolist())
         for part in attempt:
             if part.path not in live:
@@ -365,16 +358,6 @@ class Table:
         if not cuts:
             return None
         return max((s.max_us for s in state.segments if s.last_seq <= cuts[0]), default=0)
-
-
-def _without(rows: Partitioned, places: np.ndarray) -> pa.Table:
-    """Return the rows of all partitions but those at ``places``."""
-    if len(places) == len(rows.keys):
-        return rows.rows.slice(0, 0)
-    keep = np.ones(rows.rows.num_rows, dtype=bool)
-    for place in places.tolist():
-        keep[rows.starts[place] : rows.ends[place]] = False
-    return rows.rows.filter(pa.array(keep))
 
 
 def _with_bound(bounds: tuple[int, ...], seq: int) -> tuple[int, ...]:
