@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 
 SECTIONS = {
     "lakehouse": config.LakehouseSettings,
+    "lakehouse.tier": config.TierSettings,
     "query": config.QuerySettings,
     "flight": config.FlightSettings,
     "auth": config.AuthSettings,
@@ -79,7 +80,7 @@ def test_every_setting_is_in_the_readme_with_its_default(name):
 
 
 def test_every_section_of_the_configuration_is_in_the_readme():
-    assert {name.split("[")[0] for name in SECTIONS} == set(Settings.model_fields)
+    assert {re.split(r"[.\[]", name)[0] for name in SECTIONS} == set(Settings.model_fields)
     classes = {c for c in vars(config).values() if isinstance(c, type) and issubclass(c, config._Section)}
     assert classes - {config._Section} == set(SECTIONS.values())
     assert all(issubclass(c, BaseModel) for c in classes)

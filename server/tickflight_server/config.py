@@ -7,21 +7,77 @@ from arguments, environment variables (``TICKFLIGHT_LAKEHOUSE__STORAGE_PATH``), 
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tickflight_server.errors import ConfigError
 from tickflight_server.schemas import STORED
 
 MIB = 1 << 20
+# names of obstore's settings that hold a secret
+_SECRET_NAME = re.compile(r"access_key|account_key|master_key|customer_key|secret|password|token$|sas")
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TierSettings(_Section):
+    """The place where old parts live: a folder on another disk, or an object store."""
+
+    url: str = Field(description="an absolute folder, plain or as file:///…, or s3://bucket/prefix, gs://… or az://…")
+    after_days: float = Field(30.0, ge=0, description="age of a part's newest row at which it moves there")
+    cache_mb: int = Field(
+        10_240, ge=1, description="disk for copies of remote parts; what one query needs of them must fit"
+    )
+    fetches_max: int = Field(8, ge=1, le=256, description="parts fetched at once")
+    timeout_s: float = Field(
+        30.0, gt=0, description="longest wait for the store's answer; failed requests are repeated for twice as long"
+    )
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="obstore's settings of the store: endpoint, region, allow_http, virtual_hosted_style_request, …",
+    )
+    credentials: dict[str, str] = Field(
+        default_factory=dict,
+        description="access_key_id, secret_access_key, …: the names of the environment variables that hold them",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _known_place(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if not separator:
+            scheme, rest = "file", value
+        if scheme not in ("file", "s3", "gs", "az"):
+            raise ValueError(f"places of scheme {scheme!r} are not known: file, s3, gs and az are")
+        if scheme == "file" and not rest.startswith("/"):
+            raise ValueError("a folder must be absolute: /mnt/old or file:///mnt/old")
+        parts = [part for part in rest.split("/") if part]
+        if not parts or {".", ".."} & set(parts):
+            raise ValueError("there must be a bucket or a folder, without . and .. in it")
+        return f"{scheme}://{'/' if scheme == 'file' else ''}{'/'.join(parts)}"
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _plain_options(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        # YAML reads true and 3 as what they are; the store's settings are texts
+        return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
+
+    @field_validator("options")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if _SECRET_NAME.search(name.lower()):
+                raise ValueError(f"{name} is a secret: name its environment variable in credentials instead")
+        return value
 
 
 class LakehouseSettings(_Section):
@@ -80,6 +136,17 @@ class LakehouseSettings(_Section):
         256, ge=0, description="free disk, at most a twentieth of it, below which nothing is accepted"
     )
     append_timeout_s: float = Field(30.0, gt=0, description="longest wait for room before append gives up")
+    tier: TierSettings | None = Field(None, description="where old parts move; none: they stay in storage_path")
+
+    @model_validator(mode="after")
+    def _tier_is_elsewhere(self) -> LakehouseSettings:
+        """Keep the tier out of the data folder, whose tools take what no table lists there for rubbish."""
+        if self.tier is not None and self.tier.url.startswith("file://"):
+            folder = Path(self.tier.url.removeprefix("file://")).resolve()
+            root = self.storage_path.absolute().resolve()
+            if folder.is_relative_to(root) or root.is_relative_to(folder):
+                raise ValueError("tier.url and storage_path must not lie in each other")
+        return self
 
     @field_validator("retention_days")
     @classmethod

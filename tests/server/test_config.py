@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tickflight_server.config import FeedSettings, Settings, load_settings
+from tickflight_server.config import FeedSettings, Settings, TierSettings, load_settings
 from tickflight_server.errors import ConfigError
 
 
@@ -102,3 +102,56 @@ def test_settings_do_not_change() -> None:
 def test_secrets_are_not_printed() -> None:
     settings = load_settings(None, {"auth": {"users": {"me": "hunter2"}}})
     assert "hunter2" not in repr(settings)
+
+
+def test_a_tier_comes_from_file_and_environment_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().lakehouse.tier is None
+    path = write(tmp_path, "lakehouse: {tier: {url: s3://a/b, cache_mb: 7, options: {allow_http: true, region: x}}}")
+    tier = load_settings(path).lakehouse.tier
+    assert tier is not None
+    assert (tier.url, tier.cache_mb, tier.options) == ("s3://a/b", 7, {"allow_http": "true", "region": "x"})
+    monkeypatch.setenv("TICKFLIGHT_LAKEHOUSE__TIER__URL", "gs://c")
+    monkeypatch.setenv("TICKFLIGHT_LAKEHOUSE__TIER__CREDENTIALS", '{"service_account_key": "MY_KEY"}')
+    monkeypatch.setenv("TICKFLIGHT_LAKEHOUSE__TIER__AFTER_DAYS", "0.5")
+    tier = load_settings(path).lakehouse.tier
+    assert tier is not None
+    assert (tier.url, tier.cache_mb, tier.after_days) == ("gs://c", 7, 0.5)
+    assert tier.credentials == {"service_account_key": "MY_KEY"}
+    assert load_settings(write(tmp_path, "")).lakehouse.tier == TierSettings(
+        url="gs://c", after_days=0.5, credentials={"service_account_key": "MY_KEY"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"),
+    [
+        ("/mnt/old/", "file:///mnt/old"),
+        ("file:///mnt//old disk%20", "file:///mnt/old disk%20"),
+        ("s3://bucket", "s3://bucket"),
+        ("az://box/a/b/", "az://box/a/b"),
+    ],
+)
+def test_a_tiers_url_has_one_form(url: str, normal: str) -> None:
+    assert TierSettings(url=url).url == normal
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", r"lakehouse\.tier\.url.*Field required"),
+        ("{url: old}", "a folder must be absolute"),
+        ("{url: 'file://host/old'}", "a folder must be absolute"),
+        ("{url: 'ftp://a'}", "'ftp' are not known: file, s3, gs and az are"),
+        ("{url: 's3://'}", "there must be a bucket or a folder"),
+        ("{url: /a/../b}", "there must be a bucket or a folder"),
+        ("{url: /lake/old}", "must not lie in each other"),
+        ("{url: /}", "there must be a bucket or a folder"),
+        ("{url: 's3://a', cash_mb: 1}", r"'lakehouse\.tier\.cash_mb'.*Did you mean 'cache_mb'\?"),
+        ("{url: 's3://a', options: {Secret_Access_Key: x}}", "Secret_Access_Key is a secret"),
+        ("{url: 's3://a', options: {sas_token: x}}", "sas_token is a secret"),
+        ("{url: 's3://a', options: 3}", r"lakehouse\.tier\.options"),
+    ],
+)
+def test_a_mistake_in_a_tier_names_its_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_settings(write(tmp_path, f"lakehouse: {{storage_path: /lake, tier: {text}}}"))

@@ -19,10 +19,12 @@ from tickflight_server.config import MIB, LakehouseSettings
 from tickflight_server.errors import StorageError
 from tickflight_server.metrics import Metrics
 from tickflight_server.store.compaction import CompactionPolicy, Job, merge_parts, plan
+from tickflight_server.store.delta_log import removed_since
 from tickflight_server.store.health import Health
 from tickflight_server.store.partition import DAY_US, Part, PartOptions
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.table import Table
+from tickflight_server.store.tier import Tier
 from tickflight_server.store.vacuum import vacuum
 
 LOG = structlog.get_logger(__name__)
@@ -58,6 +60,7 @@ class Keeper:
 
     Args:
         readers: whose parts vacuum leaves.
+        tier: where old parts go, None if they stay.
         pinned: the newest seq of a table that a pin protects from retention, 0 if none does.
         behind: whether flushing has too much to do for anything else.
     """
@@ -72,6 +75,7 @@ class Keeper:
         *,
         readers: Readers,
         options: Mapping[str, PartOptions],
+        tier: Tier | None,
         pinned: Callable[[str], int],
         behind: Callable[[], bool],
     ) -> None:
@@ -82,6 +86,7 @@ class Keeper:
         self._health = health
         self._readers = readers
         self._options = options
+        self._tier = tier
         self._pinned = pinned
         self._behind = behind
         self._policy = CompactionPolicy(
@@ -182,6 +187,41 @@ class Keeper:
                     LOG.info("retention.done", table=name, parts=len(parts), rows=sum(p.rows for p in parts))
         return count
 
+    def move(self) -> int:
+        """Move the parts of days that are old enough to the tier; return how many.
+
+        Each is copied, then swapped by a commit; the local file stays for its readers until vacuum.
+
+        Raises:
+            StorageError: the tier cannot be written; what was committed before stays.
+        """
+        settings = self._settings.tier
+        if self._tier is None or settings is None:
+            return 0
+        newest_day = int((self._clock.now_us() - settings.after_days * DAY_US) // DAY_US)
+        count = 0
+        for table in self._tables.values():
+            while moved := self._move_some(table, self._tier, newest_day):
+                count += moved
+        return count
+
+    def _move_some(self, table: Table, tier: Tier, newest_day: int) -> int:
+        with self._lock:
+            state = table.state
+            index = state.parts
+            old = (index.day < newest_day) & (index.last <= min(state.flushed_seq, state.ring_from))
+            places = [p for p in np.flatnonzero(old) if "://" not in index.path[p]][:_JOBS_A_COMMIT]
+            parts = [index.part(int(p)) for p in places]
+            if not parts or self._stop.is_set():
+                return 0
+            name = table.schema.name
+            moved = [replace(p, path=tier.put(table.folder / p.path, f"{name}/{p.path}")) for p in parts]
+            if not table.rewrite(parts, moved):
+                return 0
+            self._metrics.add("parts_moved", len(parts))
+            LOG.info("tier.moved", table=name, parts=len(parts), bytes=sum(p.nbytes for p in parts))
+            return len(parts)
+
     def vacuum(self, *, dry_run: bool = False, hours: float | None = None) -> list[str]:
         """Delete the files of parts that were removed long ago; return them, each with its table's folder.
 
@@ -197,12 +237,26 @@ class Keeper:
                 in_use = self._readers.paths(name)
                 try:
                     found = vacuum(table.folder, live, in_use, oldest_ms, dry_run=dry_run)
+                    found += self._vacuum_tier(table, live | in_use, oldest_ms, dry_run=dry_run)
                 except OSError as error:
                     raise StorageError(f"cannot clear up table {name}: {error.strerror or error}.") from None
                 gone += [f"{name}/{path}" for path in found]
         if gone and not dry_run:
             self._metrics.add("files_vacuumed", len(gone))
             LOG.info("vacuum.done", files=len(gone))
+        return gone
+
+    def _vacuum_tier(self, table: Table, needed: set[str], oldest_ms: int, *, dry_run: bool) -> list[str]:
+        """Delete the tier's copies of parts that were removed before ``oldest_ms``, or never committed; return them."""
+        if self._tier is None:
+            return []
+        needed = needed | set(removed_since(table.folder, oldest_ms))
+        gone = []
+        for url, _, modified_us in self._tier.list(f"{table.schema.name}/"):
+            if url not in needed and modified_us < oldest_ms * 1000:
+                gone.append(url)
+                if not dry_run:
+                    self._tier.delete(url)
         return gone
 
     def _names(self, table: str | None) -> Iterable[str]:
@@ -212,26 +266,33 @@ class Keeper:
 
     def _compact_quietly(self) -> None:
         total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
-        for name in self._tables:
+        for name in self._tables if self._settings.compact_share else ():
             while not self._stop.is_set() and not self._behind():
                 if not self._compact_some(name, total, all_of_it=False):
                     break
 
     def _run(self) -> None:
         slow = self._clock.monotonic()
+        steps: list[tuple[str, Callable[[], object]]] = [("compaction", self._compact_quietly)]
         while not self._stop.wait(_TICK_S):
             if self._behind():
                 continue
-            try:
-                if self._settings.compact_share:
-                    self._compact_quietly()
-                if self._clock.monotonic() >= slow:
-                    slow = self._clock.monotonic() + _SLOW_S
-                    self.retain()
-                    self.vacuum()
-                self._health.ok("compaction")
-            except Exception as error:  # files pile up while it fails, and nothing else suffers
-                self._metrics.add("compaction_failures")
-                text = error.message if isinstance(error, StorageError) else repr(error)
-                self._health.report("compaction", "degraded", text, getattr(error, "hint", None))
+            later = [("compaction", self.retain), ("tier", self.move), ("compaction", self.vacuum)]
+            due = self._clock.monotonic() >= slow
+            if due:
+                slow = self._clock.monotonic() + _SLOW_S
+            failed = [self._try(component, step) for component, step in steps + (later if due else [])]
+            if any(failed):
                 self._stop.wait(_RETRY_S)
+
+    def _try(self, component: str, step: Callable[[], object]) -> bool:
+        """Do a step; return whether it failed: files pile up while it does, and nothing else suffers."""
+        try:
+            step()
+        except Exception as error:
+            self._metrics.add(f"{component}_failures")
+            text = error.message if isinstance(error, StorageError) else repr(error)
+            self._health.report(component, "degraded", text, getattr(error, "hint", None))
+            return True
+        self._health.ok(component)
+        return False

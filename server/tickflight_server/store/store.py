@@ -19,12 +19,14 @@ from tickflight_server.errors import BusyError, InputError, NotFoundError, TooLa
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import Layout
 from tickflight_server.schemas import STORED, NumericType, TableSchema
-from tickflight_server.store.access import OpenParts, PartChecker
+from tickflight_server.store.access import OpenParts, PartAccess, PartChecker
 from tickflight_server.store.committer import Ack, Committer, Pending
-from tickflight_server.store.flushing import FlushPolicy
+from tickflight_server.store.disk import DiskWatch
+from tickflight_server.store.flushing import FlushPolicy, Reason
 from tickflight_server.store.health import Health
 from tickflight_server.store.identity import FolderLock, load_writer
 from tickflight_server.store.keeper import Keeper, Readers
+from tickflight_server.store.part_cache import PartCache
 from tickflight_server.store.partition import PartOptions
 from tickflight_server.store.parts import PartIndex
 from tickflight_server.store.progress import Progress
@@ -32,6 +34,7 @@ from tickflight_server.store.record import AppendRecord, batch_to_payload
 from tickflight_server.store.rows import fit
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.table import Table, TableOptions
+from tickflight_server.store.tier import Tier
 from tickflight_server.store.upkeep import Upkeep
 from tickflight_server.store.vacuum import remove_crash_leftovers
 from tickflight_server.store.wal import WriteAheadLog
@@ -90,9 +93,16 @@ class Store:
             interval_ms=settings.wal_commit_interval_ms,
             bytes_max=settings.wal_pending_mb * MIB,
         )
-        self._upkeep = Upkeep(self._tables, self._log, settings, self._clock, self.metrics, self.health)
-        self._checker = PartChecker(self.health, self.metrics, settings.verify_parts)
+        self._disk = DiskWatch(self._layout.root, settings.disk_free_min_mb, self.health)
+        self._upkeep = Upkeep(self._tables, self._log, settings, self._clock, self.metrics, self.health, self._disk)
         self._readers = Readers()
+        tier = settings.tier
+        self._tier = Tier(tier, self.metrics) if tier else None
+        cache = None
+        if self._tier is not None and tier is not None:
+            cache = PartCache(self._layout.cache, self._tier, tier.cache_mb * MIB, tier.fetches_max)
+        checker = PartChecker(self.health, self.metrics, settings.verify_parts)
+        self._access = PartAccess(self._layout.root, checker, cache, self.health)
         self.keeper = Keeper(
             self._tables,
             settings,
@@ -101,6 +111,7 @@ class Store:
             self.health,
             readers=self._readers,
             options=self._part_options,
+            tier=self._tier,
             pinned=lambda _: 0,
             behind=lambda: self._upkeep.behind,
         )
@@ -263,6 +274,7 @@ class Store:
         self._newest = item.future
 
     def _wait_for_room(self) -> None:
+        self._disk.check()
         timeout_s = self.settings.append_timeout_s
         if not self._committer.wait_for_room(timeout_s) or not self._upkeep.wait_for_room(timeout_s):
             self.metrics.add("append_timeouts")
@@ -309,20 +321,16 @@ class Store:
         Raises:
             StorageError: one is missing or damaged; the message names it.
         """
-        table = self._table(snapshot.table.name)
-        paths = [table.folder / p for p in parts.path]
-        self._checker.check(snapshot.table.name, list(zip(paths, parts.nbytes.tolist(), strict=True)))
-        names = [f"{snapshot.table.name}/{p}" for p in parts.path]
-        evolved = bool((parts.last <= table.catalog.evolved_seq).any())
-        return OpenParts(names, evolved=evolved)
+        name = snapshot.table.name
+        return self._access.open(name, parts, self._table(name).catalog.evolved_seq)
 
-    def flush(self) -> dict[str, int]:
-        """Move all rows into parts now; return each table's flushed ``seq``.
+    def flush(self, reason: Reason = "all") -> dict[str, int]:
+        """Move all rows into parts now, or those that are due for ``reason``; return each table's flushed ``seq``.
 
         Raises:
             StorageError: writing or committing failed; the rows stay in log and ring.
         """
-        self._upkeep.flush()
+        self._upkeep.flush(reason)
         return {name: table.state.flushed_seq for name, table in self._tables.items()}
 
     def close(self, *, flush: bool = True) -> None:
@@ -337,7 +345,7 @@ class Store:
             self._closed = True
             self._committer.close()
             self.keeper.close()
-            self._checker.close()
+            self._access.close()
             try:
                 self._upkeep.close(flush=flush and self._committer.failure is None)
             finally:

@@ -15,6 +15,7 @@ from tickflight_server.clock import Clock
 from tickflight_server.config import MIB, LakehouseSettings
 from tickflight_server.errors import LogClosedError, StorageError
 from tickflight_server.metrics import Metrics
+from tickflight_server.store.disk import DiskWatch
 from tickflight_server.store.flushing import Reason
 from tickflight_server.store.health import Health
 from tickflight_server.store.table import Table
@@ -37,7 +38,9 @@ class Upkeep:
         clock: Clock,
         metrics: Metrics,
         health: Health,
+        disk: DiskWatch,
     ) -> None:
+        self._disk = disk
         self._tables = tables
         self._log = log
         self._clock = clock
@@ -185,6 +188,7 @@ class Upkeep:
     def _run_flusher(self) -> None:
         due = self._clock.monotonic() + self._interval_s
         while not self._stop.wait(_TICK_S):
+            self._disk.look()
             reason = self._due(self._clock.monotonic() >= due)
             if reason is None:
                 continue
