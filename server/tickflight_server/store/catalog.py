@@ -58,7 +58,7 @@ class TableCatalog:
         self._table = table
         self._app_id = f"{writer}/{table.name}"
         self._schema = delta_schema(table, numeric)
-        keep = f"interval {max(1, round(keep_hours))} hours"
+        keep = f"interval {max(1, round(keep_hours * 3600))} seconds"
         # a checkpoint every so many commits keeps loading and committing fast (measured: proto-notes/architecture.md)
         self._configuration = {
             "delta.checkpointInterval": "20",

@@ -33,6 +33,7 @@ _SLOW_S = 60.0  # how often retention and vacuum look
 _RETRY_S = 10.0
 _JOBS_A_COMMIT = 32
 _HOUR_MS = 3_600_000
+Step = tuple[str, Callable[[], object]]
 
 
 class Readers:
@@ -273,15 +274,15 @@ class Keeper:
 
     def _run(self) -> None:
         slow = self._clock.monotonic()
-        steps: list[tuple[str, Callable[[], object]]] = [("compaction", self._compact_quietly)]
+        often: list[Step] = [("compaction", self._compact_quietly)]
+        seldom: list[Step] = [("retention", self.retain), ("tier", self.move), ("vacuum", self.vacuum)]
         while not self._stop.wait(_TICK_S):
             if self._behind():
                 continue
-            later = [("compaction", self.retain), ("tier", self.move), ("compaction", self.vacuum)]
             due = self._clock.monotonic() >= slow
             if due:
                 slow = self._clock.monotonic() + _SLOW_S
-            failed = [self._try(component, step) for component, step in steps + (later if due else [])]
+            failed = [self._try(component, step) for component, step in often + (seldom if due else [])]
             if any(failed):
                 self._stop.wait(_RETRY_S)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
@@ -24,6 +25,8 @@ from tickflight_server.store.parts import PartIndex
 from tickflight_server.store.record import AppendRecord
 from tickflight_server.store.ring import Segment, add_seq, cut, find_merge, make_segment, merge
 from tickflight_server.store.snapshot import TableSnapshot, TableState, take_snapshot
+
+_WRITERS = 8  # threads that write the parts of a flush
 
 
 @dataclass(frozen=True)
@@ -247,8 +250,15 @@ class Table:
         return int(chosen.num_rows)
 
     def _write(self, rows: Partitioned, first: int, last: int) -> list[Part]:
-        with PartWriter(self.folder, self.part_schema, self._options.parts) as writer:
-            return [writer.write(key, rows.slice(place), first, last) for place, key in enumerate(rows.keys)]
+        def write(place: int) -> Part:
+            return writer.write(rows.keys[place], rows.slice(place), first, last)
+
+        # a sync takes milliseconds and most of a small part's time; several at once share the disk's
+        with (
+            PartWriter(self.folder, self.part_schema, self._options.parts) as writer,
+            ThreadPoolExecutor(_WRITERS, "part-write") as pool,
+        ):
+            return list(pool.map(write, range(len(rows.keys))))
 
     def _flushed(self, parts: PartIndex | None, target: int, flushed: int, rest: Waiting) -> None:
         """Set the state after a flush that looked at all rows up to ``target`` and left ``rest``."""
