@@ -138,7 +138,7 @@ def test_folder_examples_are_what_the_page_claims():
 def test_names_of_files_in_the_notes_are_names_of_the_store():
     text = "".join(page.read_text() for page in pages())
     logs = re.findall(r"\b[0-9]+\.log\b", text)
-    parts = re.findall(r"\b[0-9-]+-[0-9a-f]{8}\.parquet\b", text)
+    parts = re.findall(r"\b[0-9-]+-(?:[0-9a-f]{16}|[0-9a-f]{8})\.parquet\b", text)
     assert logs
     assert parts
     assert all(parse_log_file_name(name) for name in logs)

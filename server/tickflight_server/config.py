@@ -100,7 +100,9 @@ class LakehouseSettings(_Section):
     )
     flush_partition_mb: int = Field(8, ge=1, description="rows in memory that make a partition large for a flush")
     flush_partition_seconds: float = Field(
-        3600.0, gt=0, description="longest time that a partition's rows wait for a part when there are many partitions"
+        14_400.0,
+        gt=0,
+        description="longest time that a partition's rows wait for a part when there are many partitions",
     )
     wal_mb: int = Field(4096, ge=1, description="log on disk; more forces a flush of everything")
     wal_commit_interval_ms: float = Field(

@@ -27,7 +27,7 @@ class FlushPolicy:
 
     files_max: int = 64
     partition_bytes: int = 8 << 20
-    partition_seconds: float = 3600.0
+    partition_seconds: float = 14_400.0
 
 
 @dataclass(frozen=True)

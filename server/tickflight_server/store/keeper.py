@@ -31,7 +31,7 @@ LOG = structlog.get_logger(__name__)
 _TICK_S = 1.0
 _SLOW_S = 60.0  # how often retention and vacuum look
 _RETRY_S = 10.0
-_JOBS_A_COMMIT = 32
+_JOBS_A_COMMIT = 64
 _HOUR_MS = 3_600_000
 Step = tuple[str, Callable[[], object]]
 
@@ -189,7 +189,7 @@ class Keeper:
         return count
 
     def move(self) -> int:
-        """Move the parts of days that are old enough to the tier; return how many.
+        """Move the parts whose rows are all old enough to the tier; return how many.
 
         Each is copied, then swapped by a commit; the local file stays for its readers until vacuum.
 
@@ -199,18 +199,18 @@ class Keeper:
         settings = self._settings.tier
         if self._tier is None or settings is None:
             return 0
-        newest_day = int((self._clock.now_us() - settings.after_days * DAY_US) // DAY_US)
+        before_us = self._clock.now_us() - int(settings.after_days * DAY_US)
         count = 0
         for table in self._tables.values():
-            while moved := self._move_some(table, self._tier, newest_day):
+            while moved := self._move_some(table, self._tier, before_us):
                 count += moved
         return count
 
-    def _move_some(self, table: Table, tier: Tier, newest_day: int) -> int:
+    def _move_some(self, table: Table, tier: Tier, before_us: int) -> int:
         with self._lock:
             state = table.state
             index = state.parts
-            old = (index.day < newest_day) & (index.last <= min(state.flushed_seq, state.ring_from))
+            old = (index.max_us < before_us) & (index.last <= min(state.flushed_seq, state.ring_from))
             places = [p for p in np.flatnonzero(old) if "://" not in index.path[p]][:_JOBS_A_COMMIT]
             parts = [index.part(int(p)) for p in places]
             if not parts or self._stop.is_set():
