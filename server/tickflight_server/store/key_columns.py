@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -161,29 +160,35 @@ def _parse(column: pa.Array) -> tuple[Ints, Mask | None]:
     if not len(data):
         return np.zeros(len(column), np.int64), np.zeros(len(column), bool)
     first = data[np.minimum(starts, len(data) - 1)]
-    # a leading zero, a sign, a space: no plain integer; "0" is one. (Arrow would read "0xFFFFFFFFF" as a number.)
+    # a leading zero, a sign, a space: no plain integer; "0" is one
     likely = ((first - np.uint8(ord("1"))) < 9) | ((first == ord("0")) & (lengths == 1))
-    try:
-        values = _numbers(column.cast(pa.int64()))
-    except pa.ArrowInvalid:
-        return _parse_some(column, likely & (lengths >= 1) & (lengths <= _DIGITS_MAX))
-    return values, None if likely.all() else likely
-
-
-def _parse_some(column: pa.Array, likely: Mask) -> tuple[Ints, Mask]:
-    """Return numbers and mask of the plain integers where not all of ``likely`` rows may be such."""
-    values = np.zeros(len(column), np.int64)
+    likely &= (lengths >= 1) & (lengths <= _DIGITS_MAX)
+    begin = int(starts[0])
+    odd = (data[begin : int(starts[-1]) + int(lengths[-1])] - np.uint8(ord("0"))) > 9
+    if likely.all() and not odd.any():
+        try:
+            return _numbers(column.cast(pa.int64())), None
+        except pa.ArrowInvalid:
+            pass  # above 2⁶³ - 1; Arrow takes long over a failure, which is why it is not just tried
     rows = np.flatnonzero(likely)
     if len(rows):
-        texts = column.take(pa.array(rows))
-        digits = pc.fill_null(pc.match_substring_regex(texts, r"\A[0-9]+\z"), False)
-        rows = rows[digits.to_numpy(zero_copy_only=False)]
-        numbers = texts.filter(digits).cast(pa.uint64()).to_numpy()  # 19 digits always fit
-        fits = numbers < _TOP_BIT
-        rows = rows[fits]
-        values[rows] = numbers[fits]
+        count = np.zeros(len(odd) + 1, np.int32)
+        np.cumsum(odd, out=count[1:])
+        from_ = starts[rows] - begin
+        rows = rows[count[from_ + lengths[rows]] == count[from_]]
+    return _parse_some(column, rows)
+
+
+def _parse_some(column: pa.Array, rows: npt.NDArray[np.intp]) -> tuple[Ints, Mask]:
+    """Return the numbers and the mask of the plain integers; all of ``rows`` have digits alone, and at most 19."""
+    values = np.zeros(len(column), np.int64)
     plain = np.zeros(len(column), bool)
-    plain[rows] = True
+    if not len(rows):
+        return values, plain
+    numbers = column.take(pa.array(rows)).cast(pa.uint64()).fill_null(0).to_numpy()  # 19 digits always fit
+    fits = numbers < _TOP_BIT
+    values[rows[fits]] = numbers[fits]
+    plain[rows[fits]] = True
     return values, plain
 
 
@@ -275,12 +280,13 @@ class _TextWords:
         # every place of the bytes is the start of a little-endian word
         words = np.ndarray((len(self.data) - 3,), "<u4", self.data, strides=(1,))
         least = int(held.min())
+        product = np.empty_like(sums)
         for index in range((int(held.max()) + 3) // 4):
             word = words[starts + 4 * index].astype(np.uint64)
             if 4 * index + 4 > least:
                 word &= _KEPT[np.clip(held - 4 * index, 0, 4)]
-            for lane, number in enumerate(numbers[index]):
-                sums[lane] += word * number
+            np.multiply(word, numbers[index][:, None], out=product)
+            sums += product
 
 
 _KEPT: Words = np.array([0, 0xFF, 0xFFFF, 0xFF_FFFF, 0xFFFF_FFFF], np.uint64)  # by how many bytes of a word are held

@@ -9,9 +9,10 @@ rises, is new, and nothing else has to be looked at.
 
 Everything else is asked of the set, a ``KeySet`` of all kinds of keys of all partitions. It is made when it is first
 needed, from the recent keys and from parts. Integers get into it when a row asks (``_catch_up``), so that a day without
-such rows never pays for it; texts at once. Parts are read into it when their keys could decide: for integers those
-whose range holds one that was asked for, for texts all with texts. A part whose rows all came while the set was there
-(``min_seq``) is in it already. The set may be dropped at any time.
+such rows never pays for it, and when they are released, if rows ask often; texts get into it at once. Parts are read
+into it when their keys could decide: for integers those whose range holds one that was asked for, for texts all with
+texts. A part whose rows all came while the set was there (``min_seq``) is in it already. The set may be dropped at any
+time.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tickflight_server.store.key_set import KeySet, first_of_each
 
 _TRIES = 3  # parts may be replaced by others while they are read
 _LOADED_SHARE = 0.75  # of the memory is filled from parts; the rest is for new rows
+_ASKED_SHARE = 16  # a day of which one integer in so many is asked for goes into the set as it is released
 _ENTRY_BYTES = 17  # with its share of the directory
 
 
@@ -77,6 +79,7 @@ class DayKeys:
         self._source = source
         self._released = first_seq - 1  # rows after it are in the recent keys
         self._releases = 0
+        self._asked = 0  # integers that the set was asked for since the last release
         self._integers = RecentKeys()  # pairs and values
         self._texts = RecentKeys()  # high and low
         self._lists: dict[int, _PartList] = {}
@@ -147,6 +150,9 @@ class DayKeys:
     def release(self, seq: int) -> None:
         """Let go of recent keys: rows up to ``seq`` are in parts now."""
         integers, texts = self._integers.drop(seq), self._texts.drop(seq)
+        if self._set is not None and self._asked * _ASKED_SHARE >= sum(len(c.columns[0]) for c in integers):
+            self._index([c for c in integers if not c.indexed])
+        self._asked = 0
         if not integers and not texts:
             return
         self._releases += 1
@@ -202,6 +208,7 @@ class DayKeys:
 
     def _find_integers(self, pairs: Pairs, values: Ints, entries: Entries) -> Mask:
         """Return which of these integers were taken before: by the set, and by parts where it lacks some."""
+        self._asked += len(pairs)
         known = self._catch_up().contains(entries)
         left = np.flatnonzero(~known & (values <= self._unread[pairs]))
         for pair, rows in _by_pair(pairs, left):
@@ -256,11 +263,16 @@ class DayKeys:
     def _catch_up(self) -> KeySet:
         """Return the set with all recent integers in it."""
         held = self._open_set()
-        chunks = self._integers.take_unindexed()
+        self._index([c for c in self._integers.chunks if not c.indexed])
+        return held
+
+    def _index(self, chunks: Sequence[Chunk]) -> None:
+        """Put recent integers into the set."""
         if chunks:
             pairs, values = (np.concatenate(c) for c in zip(*(c.columns for c in chunks), strict=True))
-            held.add(self._source.hasher.integers(values, pairs))
-        return held
+            self._open_set().add(self._source.hasher.integers(values, pairs))
+            for chunk in chunks:
+                chunk.indexed = True
 
     def _find_in(self, pair: int, parts: Sequence[PartKeys], asked: Entries) -> Mask:
         """Return which of ``asked`` are in ``parts``; these go into the set as far as there is memory."""
@@ -304,7 +316,7 @@ class DayKeys:
                 gone = error
             except (OSError, pa.ArrowException) as error:
                 raise StorageError(f"cannot read the keys of a part: {str(error).splitlines()[0]}.") from None
-        raise StorageError(f"a live part is missing: {gone.filename if gone else ''}.") from None
+        raise StorageError(f"a live part is missing: {str(gone).splitlines()[0]}.") from None
 
     def _list(self, pair: int, *, anew: bool) -> tuple[PartKeys, ...]:
         """Return the parts of a partition, at least those of the last release."""

@@ -51,13 +51,6 @@ class RecentKeys:
         self._tail = min(self._tail, len(self.chunks))
         return dropped
 
-    def take_unindexed(self) -> list[Chunk]:
-        """Return the chunks that are in no set, and count them as being in one."""
-        found = [c for c in self.chunks if not c.indexed]
-        for chunk in found:
-            chunk.indexed = True
-        return found
-
     def forget_index(self) -> None:
         """Say that no chunk is in a set any more."""
         for chunk in self.chunks:

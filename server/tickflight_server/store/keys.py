@@ -172,11 +172,7 @@ class PairNumbers:
     def number(self, batch: pa.RecordBatch) -> Pairs:
         """Return the pair of each row of ``batch``."""
         exchanges, symbols = self._exchanges.number(batch, "exchange"), self._symbols.number(batch, "symbol")
-        shape = (len(self._exchanges), len(self._symbols))
-        if shape[0] > self._grid.shape[0] or shape[1] > self._grid.shape[1]:
-            grid = np.full((2 * shape[0], 2 * shape[1]), -1, np.int32)
-            grid[: self._grid.shape[0], : self._grid.shape[1]] = self._grid
-            self._grid = grid
+        self._grow(len(self._exchanges), len(self._symbols))
         pairs: Pairs = self._grid[exchanges, symbols]
         missing = pairs < 0
         if missing.any():
@@ -187,6 +183,14 @@ class PairNumbers:
                 self.names.append((self._exchanges.names[exchange], self._symbols.names[symbol]))
             pairs = self._grid[exchanges, symbols]
         return pairs
+
+    def _grow(self, exchanges: int, symbols: int) -> None:
+        before = self._grid.shape
+        if exchanges > before[0] or symbols > before[1]:
+            shape = tuple(n if n <= m else 2 * n for n, m in zip((exchanges, symbols), before, strict=True))
+            grid = np.full(np.maximum(shape, before), -1, np.int32)
+            grid[: before[0], : before[1]] = self._grid
+            self._grid = grid
 
 
 class _Labels:
