@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tickflight_server.errors import ConfigError
+from tickflight_server.schemas import STORED
 
 MIB = 1 << 20
+DEDUP_DEFAULT = {"trades": ["exchange", "symbol", "id"]}
 
 
 class _Section(BaseModel):
@@ -50,6 +52,49 @@ class LakehouseSettings(_Section):
     ring_segment_rows: int = Field(131_072, ge=1024, description="small batches are merged up to this many rows")
     row_group_rows: int = Field(131_072, ge=1024, description="row-group size of the parts")
     append_timeout_s: float = Field(30.0, gt=0, description="longest wait for room before append gives up")
+    dedup: dict[str, list[str]] = Field(
+        default_factory=lambda: dict(DEDUP_DEFAULT),
+        description="key columns by table; of rows with the same key and UTC day the first is stored; [] stores all",
+    )
+    dedup_mb: int = Field(
+        256,
+        ge=1,
+        description="memory of each table's keys, beside those of rows not in parts; above it, parts are read",
+    )
+
+    @field_validator("dedup")
+    @classmethod
+    def _known_keys(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name, columns in value.items():
+            _check_key(name, columns)
+        return DEDUP_DEFAULT | value
+
+    @property
+    def dedup_columns(self) -> dict[str, tuple[str, ...]]:
+        """The key columns besides exchange and symbol, by table; tables that store all rows are not in it."""
+        found = {name: tuple(c for c in columns if c not in _PARTITION) for name, columns in self.dedup.items()}
+        return {name: columns for name, columns in found.items() if columns}
+
+
+_PARTITION = ("exchange", "symbol")
+_KEY_KINDS = ("label", "text", "int", "time", "flag")  # a list has no order, and equal numbers have many spellings
+
+
+def _check_key(name: str, columns: list[str]) -> None:
+    """Refuse what is no key of a table. No columns at all are fine."""
+    table = STORED.get(name)
+    if table is None:
+        raise ValueError(f"there is no stored table {name!r}; tables are {', '.join(STORED)}")
+    if not columns:
+        return
+    kinds = {c.name: c.kind for c in table.columns if c.name != "seq"}
+    for column in columns:
+        if column not in kinds:
+            raise ValueError(f"table {name} has no column {column!r} to be a key; its columns are {', '.join(kinds)}")
+        if kinds[column] not in _KEY_KINDS:
+            raise ValueError(f"column {column!r} of table {name} holds numbers or lists and cannot be part of a key")
+    if len(set(columns)) < len(columns) or not set(_PARTITION) < set(columns):
+        raise ValueError(f"the key of table {name} needs exchange, symbol and a column more, each once")
 
 
 class QuerySettings(_Section):
