@@ -21,6 +21,7 @@ from tickflight_server.schemas import STORED
 MIB = 1 << 20
 # names of obstore's settings that hold a secret
 _SECRET_NAME = re.compile(r"access_key|account_key|master_key|customer_key|secret|password|token$|sas")
+DEDUP_DEFAULT = {"trades": ["exchange", "symbol", "id"]}
 
 
 class _Section(BaseModel):
@@ -138,7 +139,30 @@ class LakehouseSettings(_Section):
         256, ge=0, description="free disk, at most a twentieth of it, below which nothing is accepted"
     )
     append_timeout_s: float = Field(30.0, gt=0, description="longest wait for room before append gives up")
+    dedup: dict[str, list[str]] = Field(
+        default_factory=lambda: dict(DEDUP_DEFAULT),
+        description="key columns by table; of rows with the same key and UTC day the first is stored; [] stores all",
+    )
+    dedup_mb: int = Field(
+        256,
+        ge=1,
+        description="memory of each table's keys, beside those of rows not in parts; above it, parts are read",
+    )
+
     tier: TierSettings | None = Field(None, description="where old parts move; none: they stay in storage_path")
+
+    @field_validator("dedup")
+    @classmethod
+    def _known_keys(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name, columns in value.items():
+            _check_key(name, columns)
+        return DEDUP_DEFAULT | value
+
+    @property
+    def dedup_columns(self) -> dict[str, tuple[str, ...]]:
+        """The key columns besides exchange and symbol, by table; tables that store all rows are not in it."""
+        found = {name: tuple(c for c in columns if c not in _PARTITION) for name, columns in self.dedup.items()}
+        return {name: columns for name, columns in found.items() if columns}
 
     @model_validator(mode="after")
     def _tier_is_elsewhere(self) -> LakehouseSettings:
@@ -163,6 +187,27 @@ class LakehouseSettings(_Section):
     def keep_days(self, table: str) -> float | None:
         """How long the rows of ``table`` are kept, None is for ever."""
         return self.retention_days.get(table, self.retention_days.get("*"))
+
+
+_PARTITION = ("exchange", "symbol")
+_KEY_KINDS = ("label", "text", "int", "time", "flag")  # a list has no order, and equal numbers have many spellings
+
+
+def _check_key(name: str, columns: list[str]) -> None:
+    """Refuse what is no key of a table. No columns at all are fine."""
+    table = STORED.get(name)
+    if table is None:
+        raise ValueError(f"there is no stored table {name!r}; tables are {', '.join(STORED)}")
+    if not columns:
+        return
+    kinds = {c.name: c.kind for c in table.columns if c.name != "seq"}
+    for column in columns:
+        if column not in kinds:
+            raise ValueError(f"table {name} has no column {column!r} to be a key; its columns are {', '.join(kinds)}")
+        if kinds[column] not in _KEY_KINDS:
+            raise ValueError(f"column {column!r} of table {name} holds numbers or lists and cannot be part of a key")
+    if len(set(columns)) < len(columns) or not set(_PARTITION) < set(columns):
+        raise ValueError(f"the key of table {name} needs exchange, symbol and a column more, each once")
 
 
 class QuerySettings(_Section):

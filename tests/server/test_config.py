@@ -66,6 +66,18 @@ def test_arguments_win_over_the_environment_over_the_file(tmp_path: Path, monkey
         ("lakehouse: {wal_record_mb: 4096}", r"lakehouse\.wal_record_mb"),
         ("lakehouse: {compression: gzip}", r"lakehouse\.compression"),
         ("lakehouse: {enabled: false}", r"lakehouse\.enabled is false"),
+        ("lakehouse: {dedup: {trade: [exchange, symbol, id]}}", r"lakehouse\.dedup.*no stored table 'trade'"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol, ids]}}", r"table trades has no column 'ids'"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol, seq]}}", r"table trades has no column 'seq'"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol, price]}}", r"column 'price' of table trades holds numbers"),
+        (
+            "lakehouse: {dedup: {l2_book: [exchange, symbol, bid_prices]}}",
+            r"'bid_prices' of table l2_book holds numbers",
+        ),
+        ("lakehouse: {dedup: {trades: [exchange, id]}}", r"needs exchange, symbol and a column more"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol]}}", r"needs exchange, symbol and a column more"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol, id, id]}}", r"each once"),
+        ("lakehouse: {dedup_mb: 0}", r"lakehouse\.dedup_mb"),
         ("feeds: [{exchange: X, symbols: [], channels: [trades]}]", r"feeds\.0\.symbols"),
         ("feeds: [{exchange: X, symbols: [A], channels: [b], credentials: {key: x}}]", "unknown credential 'key'"),
         ("[1, 2]", "must hold a mapping of sections"),
@@ -76,6 +88,18 @@ def test_a_mistake_in_the_file_names_its_key(tmp_path: Path, text: str, message:
     with pytest.raises(ConfigError, match=message) as caught:
         load_settings(write(tmp_path, text))
     assert caught.value.hint
+
+
+def test_a_key_may_be_given_for_each_table_and_switched_off(tmp_path: Path) -> None:
+    assert load_settings().lakehouse.dedup_columns == {"trades": ("id",)}
+    fills = "lakehouse: {dedup: {fills: [order_id, exchange, symbol, id]}}"
+    assert load_settings(write(tmp_path, fills)).lakehouse.dedup_columns == {
+        "trades": ("id",),
+        "fills": ("order_id", "id"),
+    }
+    book = "lakehouse: {dedup: {trades: [], l2_book: [exchange, symbol, timestamp, sequence_number]}}"
+    columns = load_settings(write(tmp_path, book)).lakehouse.dedup_columns
+    assert columns == {"l2_book": ("timestamp", "sequence_number")}
 
 
 def test_a_missing_file_is_a_mistake_and_an_empty_one_is_not(tmp_path: Path) -> None:

@@ -152,16 +152,33 @@ class PartAccess:
         if not away:
             return None
         if self._cache is None:
-            text = f"part {parts.path[away[0]]} lives in another place."
-            raise StorageError(text, hint="Configure lakehouse.tier as it was when the part was moved.")
+            raise _elsewhere(parts.path[away[0]])
         try:
             return self._cache.hold([parts.path[i] for i in away], [int(parts.nbytes[i]) for i in away])
         except StorageError as error:
             self._health.report("tier", "degraded", error.message, error.hint)
             raise
 
+    def local(self, table: str, path: str) -> Path:
+        """Return where part ``path`` of ``table`` can be read now; a copy may be evicted again.
+
+        Raises:
+            StorageError: its place cannot be reached.
+        """
+        if "://" not in path:
+            return self._root / table / path
+        if self._cache is None:
+            raise _elsewhere(path)
+        with self._cache.hold([path]) as held:
+            return held.paths[path]
+
     def close(self) -> None:
         """Let threads and copies go."""
         self._checker.close()
         if self._cache is not None:
             self._cache.close()
+
+
+def _elsewhere(path: str) -> StorageError:
+    text = f"part {path} lives in another place."
+    return StorageError(text, hint="Configure lakehouse.tier as it was when the part was moved.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -78,8 +79,10 @@ class Store:
     def _open(self) -> None:
         settings = self.settings
         self.writer = load_writer(self._layout)
+        keys = settings.dedup_columns
         self._part_options = {
-            name: PartOptions(settings.compression, settings.row_group_rows) for name in self._schemas
+            name: PartOptions(settings.compression, settings.row_group_rows, keys.get(name, ()))
+            for name in self._schemas
         }
         self._tables = {name: self._make_table(schema) for name, schema in self._schemas.items()}
         self._append_lock = threading.Lock()
@@ -134,8 +137,10 @@ class Store:
                 settings.flush_files_max, settings.flush_partition_mb * MIB, settings.flush_partition_seconds
             ),
             keep_hours=settings.vacuum_hours,
+            dedup_bytes=settings.dedup_mb * MIB,
+            local=lambda table, path: self._access.local(table, path),
         )
-        return Table(schema, self._layout.table(schema.name), self.writer, options)
+        return Table(schema, self._layout.table(schema.name), self.writer, options, self.metrics)
 
     def _recover(self) -> None:
         """Load the table versions and replay the log from their flushed ``seq`` on, holding one buffer at most."""
@@ -240,7 +245,7 @@ class Store:
         self._wait_for_room()
         payloads = [batch_to_payload(b) for _, b, _ in work]
         self._check_size(payloads)
-        results: list[tuple[int, Future[None] | None, bool]] = []
+        results: list[_Taken] = []
         with self._append_lock:
             items: list[Pending] = []
             for (where, rows, who), payload in zip(work, payloads, strict=True):
@@ -253,18 +258,25 @@ class Store:
 
     def _enqueue(
         self, table: Table, rows: pa.RecordBatch, who: bytes, sequence: int, payload: pa.Buffer, items: list[Pending]
-    ) -> tuple[int, Future[None] | None, bool]:
-        """Add a record for ``rows`` to ``items``; return its first ``seq``, its future and whether it was known."""
+    ) -> _Taken:
+        """Add a record for those of ``rows`` that are new to ``items``; return what becomes of them."""
         if rows.num_rows == 0:
-            return 0, None, False
+            return _Taken()
         if who and sequence <= table.producer_sequence(who):
-            return 0, self._newest, True
-        future: Future[None] = Future()
+            return _Taken(future=self._newest, known=True)
         # rows rejected by table ``rejected`` go to the same table as those that it takes
         first_seq = table.next_seq + sum(i.record.rows for i in items if i.table is table)
-        record = AppendRecord(table.schema.name, first_seq, rows.num_rows, who, sequence if who else 0, payload)
-        items.append(Pending(table, record, rows, future))
-        return record.first_seq, future, False
+        fresh = table.fresh(rows, first_seq)
+        repeated = rows.num_rows - fresh.num_rows
+        if fresh.num_rows == 0:
+            # the rows with these keys may be on their way into the log
+            return _Taken(future=self._newest, repeated=repeated)
+        if repeated:
+            payload = batch_to_payload(fresh)
+        future: Future[None] = Future()
+        record = AppendRecord(table.schema.name, first_seq, fresh.num_rows, who, sequence if who else 0, payload)
+        items.append(Pending(table, record, fresh, future))
+        return _Taken(first_seq, future, repeated=repeated)
 
     def _accept(self, item: Pending) -> None:
         record = item.record
@@ -363,13 +375,23 @@ def _check_producer(producer: bytes, sequence: int) -> None:
         )
 
 
-def _join(results: list[tuple[int, Future[None] | None, bool]], rows: int, rejected: int) -> Future[Ack]:
+@dataclass(frozen=True)
+class _Taken:
+    """What becomes of a batch: its first ``seq``, what ends when it is durable, and what of it was there already."""
+
+    first_seq: int = 0
+    future: Future[None] | None = None
+    known: bool = False
+    repeated: int = 0
+
+
+def _join(results: list[_Taken], rows: int, rejected: int) -> Future[Ack]:
     """Return a future that ends with all of ``results``, or with the first error among them."""
-    first_seq = results[0][0]
+    taken = results[0]
     # a batch without a row that fits is known by its rejected rows
-    duplicate = results[0 if rows else -1][2]
-    answer = Ack(0 if duplicate else first_seq, rows, rejected, duplicate)
-    waiting = [f for _, f, _ in results if f is not None]
+    duplicate = results[0 if rows else -1].known
+    answer = Ack(0 if duplicate else taken.first_seq, rows - taken.repeated, rejected, duplicate, taken.repeated)
+    waiting = [t.future for t in results if t.future is not None]
     joined: Future[Ack] = Future()
     if not waiting:
         joined.set_result(answer)

@@ -7,7 +7,7 @@ record is durable, and leaves memory only after the commit that put it in a part
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +16,12 @@ from uuid import UUID
 import pyarrow as pa
 
 from tickflight_server.errors import LogCorruptError, StorageError
+from tickflight_server.metrics import Metrics
 from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store.catalog import TableCatalog
 from tickflight_server.store.evolution import adapt
 from tickflight_server.store.flushing import FlushPolicy, Reason, Waiting
+from tickflight_server.store.keys import KeyIndex
 from tickflight_server.store.partition import Part, Partitioned, PartOptions, PartWriter, partition_rows
 from tickflight_server.store.parts import PartIndex
 from tickflight_server.store.record import AppendRecord
@@ -38,6 +40,9 @@ class TableOptions:
     parts: PartOptions
     policy: FlushPolicy = field(default_factory=FlushPolicy)
     keep_hours: float = 24.0
+    dedup_bytes: int = 256 << 20
+    local: Callable[[str, str], Path] | None = None
+    """Where the contents of a part that lives in another place can be read, by table and path."""
 
 
 class Table:
@@ -47,7 +52,9 @@ class Table:
     retention, tiering) rewrites, anyone reads.
     """
 
-    def __init__(self, schema: TableSchema, folder: Path, writer: UUID, options: TableOptions) -> None:
+    def __init__(
+        self, schema: TableSchema, folder: Path, writer: UUID, options: TableOptions, metrics: Metrics | None = None
+    ) -> None:
         self.schema = schema
         self.folder = folder
         self._options = options
@@ -63,6 +70,12 @@ class Table:
         self._durable_producers: dict[bytes, int] = {}
         self._published: dict[bytes, int] = {}  # since the last flush
         self._unsettled: list[Part] | None = None  # a commit failed: it may be there, with these parts, or not
+        self._keys: KeyIndex | None = None
+        if options.parts.dedup:
+            self._keys = KeyIndex(
+                options.parts.dedup, self._part_paths, bytes_max=options.dedup_bytes, metrics=metrics or Metrics()
+            )
+        self._keys_released = 0
         self._position = 0  # seq of the newest row that is published or replayed
         self.next_seq = 1
 
@@ -143,6 +156,7 @@ class Table:
                 f"the log lacks rows {self.next_seq} to {self._state.target} of table {self.schema.name}.",
                 hint="Its newest file is missing: restore the folder from a backup.",
             )
+        self._restore_keys()
 
     # --- reading
 
@@ -184,6 +198,44 @@ class Table:
         with self._lock:
             self._producers = {}
             self.next_seq = self._position + 1
+        self._restore_keys()
+
+    def fresh(self, batch: pa.RecordBatch, first_seq: int) -> pa.RecordBatch:
+        """Return the rows of ``batch`` whose keys no stored row has, and take these; the caller holds the append lock.
+
+        Raises:
+            StorageError: a part that may have such a key cannot be read.
+        """
+        if self._keys is None:
+            return batch
+        released = self._state.flushed_seq
+        if released > self._keys_released:
+            self._keys.release(released)
+            self._keys_released = released
+        mask = self._keys.fresh(batch, first_seq)
+        return batch if mask is None else batch.filter(pa.array(mask))
+
+    def _restore_keys(self) -> None:
+        if self._keys is None:
+            return
+        with self._lock:
+            state, position = self._state, self._position
+            batches = [s.batch for s in state.segments if s.last_seq > state.target]
+            rows = pa.concat_tables([self._waiting.table, pa.Table.from_batches(batches, schema=self._memory_schema)])
+        self._keys.reset()
+        for batch in rows.unify_dictionaries().combine_chunks().to_batches():
+            self._keys.restore(batch, position)
+        self._keys_released = state.flushed_seq
+
+    def _part_paths(self, exchange: str, symbol: str, day: int) -> list[Path]:
+        """Return where the live parts of a partition can be read."""
+        index = self._state.parts
+        mask = (index.day == day) & (index.symbol_code == index.symbols.code(symbol))
+        mask &= index.exchange_code == index.exchanges.code(exchange)
+        found = index.path[mask].tolist()
+        if self._options.local is None:
+            return [self.folder / p for p in found]
+        return [self._options.local(self.schema.name, p) for p in found]
 
     def publish(self, first_seq: int, batch: pa.RecordBatch, producer: bytes = b"", sequence: int = 0) -> None:
         """Make durable rows visible: ``batch`` without ``seq``, whose first row gets ``first_seq``."""
