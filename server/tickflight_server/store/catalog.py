@@ -8,6 +8,7 @@ remove parts and add those that stand for them. Only one thread commits to a tab
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -58,7 +59,7 @@ class TableCatalog:
         self._table = table
         self._app_id = f"{writer}/{table.name}"
         self._schema = delta_schema(table, numeric)
-        keep = f"interval {max(1, round(keep_hours * 3600))} seconds"
+        keep = f"interval {max(1, math.ceil(keep_hours * 3600))} seconds"
         # a checkpoint every so many commits keeps loading and committing fast (measured: proto-notes/architecture.md)
         self._configuration = {
             "delta.checkpointInterval": "20",
@@ -117,6 +118,12 @@ class TableCatalog:
         self.evolved_seq = int(known) if known is not None else -1
         if self._target is not None and len(index):
             self.evolved_seq = int(index.last.max())
+
+    @property
+    def row_schema(self) -> pa.Schema:
+        """The schema of the rows in parts: this version's columns, and those that only a newer one has."""
+        schema = self._target or (self._schema if self._delta is None else pa.schema(self._delta.schema()))
+        return pa.schema([(f.name, f.type) for f in schema if f.name not in ("year", "month", "day")])
 
     def producer_sequence(self, producer: bytes) -> int:
         """Return the last sequence of ``producer`` whose rows are in parts, 0 if there is none."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 from tickflight_server.store.parts import Ints, PartIndex
 
 Reason = Literal["all", "interval", "memory"]
-_CHUNKS_MAX = 256
+_CHUNKS_MIN = 16
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class FlushPolicy:
 class _Chunk:
     batch: pa.RecordBatch
     keys: Ints
+    nbytes: int
+    first_seq: int
+
+
+def _chunk(batch: pa.RecordBatch, keys: Ints) -> _Chunk:
+    return _Chunk(batch, keys, batch.nbytes, int(batch.column("seq").to_numpy().min()))
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,12 @@ class Waiting:
         self._chunks = tuple(chunks)
         self._partitions = partitions or {}
         self.rows: int = sum(c.batch.num_rows for c in chunks)
-        self.nbytes: int = sum(c.batch.nbytes for c in chunks)
+        self.nbytes: int = sum(c.nbytes for c in chunks)
 
     @property
     def first_seq(self) -> int | None:
         """The lowest ``seq`` of all rows, None if there is none."""
-        return min((c.batch.column("seq").to_numpy().min() for c in self._chunks), default=None)
+        return min((c.first_seq for c in self._chunks), default=None)
 
     @property
     def table(self) -> pa.Table:
@@ -70,7 +76,7 @@ class Waiting:
 
     def added(self, batches: Sequence[pa.RecordBatch], index: PartIndex, now_s: float) -> Waiting:
         """Return these and the rows of ``batches``, which wait since ``now_s``, monotonic seconds."""
-        chunks = [_Chunk(b, index.row_keys(pa.Table.from_batches([b]))) for b in batches if b.num_rows]
+        chunks = [_chunk(b, index.row_keys(pa.Table.from_batches([b]))) for b in batches if b.num_rows]
         partitions = dict(self._partitions)
         for chunk in chunks:
             for key, rows in _counts(chunk.keys):
@@ -78,8 +84,9 @@ class Waiting:
                 since = known.since_s if known else now_s
                 partitions[key] = _Partition(rows + (known.rows if known else 0), since)
         merged = [*self._chunks, *chunks]
-        if len(merged) > _CHUNKS_MAX:
-            merged = [_merge(merged, self._schema)]
+        # each at least twice the next one: few chunks, and a row is copied a few times however many come
+        while len(merged) > _CHUNKS_MIN and merged[-2].batch.num_rows < 2 * merged[-1].batch.num_rows:
+            merged[-2:] = [_merge(merged[-2:], self._schema)]
         return Waiting(self._schema, merged, partitions)
 
     def choose(self, policy: FlushPolicy, reason: Reason, now_s: float, keep_bytes: int) -> Ints:
@@ -101,6 +108,8 @@ class Waiting:
         """Return the rows of the partitions ``keys``, and all others."""
         if len(keys) == len(self._partitions):
             return self.table, Waiting(self._schema)
+        if len(keys) == 0:
+            return self._schema.empty_table(), self
         chosen: list[pa.RecordBatch] = []
         rest: list[_Chunk] = []
         for chunk in self._chunks:
@@ -110,7 +119,7 @@ class Waiting:
                 continue
             chosen.append(chunk.batch.filter(pa.array(mask)))
             if not mask.all():
-                rest.append(_Chunk(chunk.batch.filter(pa.array(~mask)), chunk.keys[~mask]))
+                rest.append(_chunk(chunk.batch.filter(pa.array(~mask)), chunk.keys[~mask]))
         gone = set(keys.tolist())
         partitions = {k: p for k, p in self._partitions.items() if k not in gone}
         return pa.Table.from_batches(chosen, schema=self._schema), Waiting(self._schema, rest, partitions)
@@ -130,4 +139,4 @@ def _counts(keys: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
 def _merge(chunks: Sequence[_Chunk], schema: pa.Schema) -> _Chunk:
     table = pa.Table.from_batches([c.batch for c in chunks], schema=schema)
     (batch,) = table.unify_dictionaries().combine_chunks().to_batches()
-    return _Chunk(batch, np.concatenate([c.keys for c in chunks]))
+    return _chunk(batch, np.concatenate([c.keys for c in chunks]))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import structlog
@@ -62,6 +63,7 @@ class Keeper:
     Args:
         readers: whose parts vacuum leaves.
         tier: where old parts go, None if they stay.
+        check: raises StorageError for a part that is missing or damaged, given with its table and size.
         pinned: the newest seq of a table that a pin protects from retention, 0 if none does.
         behind: whether flushing has too much to do for anything else.
     """
@@ -77,6 +79,7 @@ class Keeper:
         readers: Readers,
         options: Mapping[str, PartOptions],
         tier: Tier | None,
+        check: Callable[[str, Sequence[tuple[Path, int]]], None],
         pinned: Callable[[str], int],
         behind: Callable[[], bool],
     ) -> None:
@@ -88,6 +91,8 @@ class Keeper:
         self._readers = readers
         self._options = options
         self._tier = tier
+        self._check = check
+        self._failed: dict[str, StorageError] = {}  # paths of parts that cannot be merged, until the next look
         self._pinned = pinned
         self._behind = behind
         self._policy = CompactionPolicy(
@@ -118,10 +123,17 @@ class Keeper:
             StorageError: a part cannot be read or written; what was committed before stays.
         """
         total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
+        self._failed.clear()
         for name in self._names(table):
             while self._compact_some(name, total, all_of_it=all_of_it):
                 pass
+        self._raise_failed()
         return total
+
+    def _raise_failed(self) -> None:
+        """Say which parts could not be merged, now that all others were."""
+        for error in self._failed.values():
+            raise error
 
     def _compact_some(self, name: str, total: dict[str, int], *, all_of_it: bool) -> bool:
         """Do some jobs of a table and commit them together; return whether there were any."""
@@ -135,7 +147,13 @@ class Keeper:
             for job in plan(state.parts, state.ring_from, self._clock.now_us(), policy):
                 if len(added) >= _JOBS_A_COMMIT or (self._stop.is_set() and not all_of_it):
                     break
-                part, twice = self._merge(table, job)
+                if any(p.path in self._failed for p in job.parts):
+                    continue
+                try:
+                    part, twice = self._merge(table, job)
+                except StorageError as error:  # one damaged part must not keep all others small
+                    self._failed |= {p.path: error for p in job.parts}
+                    continue
                 removed += job.parts
                 added.append(part)
                 repeats += twice
@@ -157,7 +175,9 @@ class Keeper:
             options = replace(options, dedup=())  # who pinned these rows reads all of them again
         paths = [table.folder / p.path for p in job.parts]
         started = self._clock.monotonic()
-        merged = merge_parts(job, paths, table.folder, table.part_schema, options)
+        # what is damaged must not come out with a true checksum
+        self._check(name, list(zip(paths, (p.nbytes for p in job.parts), strict=True)))
+        merged = merge_parts(job, paths, table.folder, table.catalog.row_schema, options)
         if self._thread.is_alive() and (share := self._settings.compact_share):
             self._stop.wait((self._clock.monotonic() - started) * (1 / share - 1))
         return merged
@@ -237,7 +257,7 @@ class Keeper:
                 live = set(table.state.parts.path.tolist())
                 in_use = self._readers.paths(name)
                 try:
-                    found = vacuum(table.folder, live, in_use, oldest_ms, dry_run=dry_run)
+                    found = vacuum(table.folder, name, live, in_use, oldest_ms, dry_run=dry_run)
                     found += self._vacuum_tier(table, live | in_use, oldest_ms, dry_run=dry_run)
                 except OSError as error:
                     raise StorageError(f"cannot clear up table {name}: {error.strerror or error}.") from None
@@ -271,6 +291,7 @@ class Keeper:
             while not self._stop.is_set() and not self._behind():
                 if not self._compact_some(name, total, all_of_it=False):
                     break
+        self._raise_failed()
 
     def _run(self) -> None:
         slow = self._clock.monotonic()
@@ -281,6 +302,7 @@ class Keeper:
                 continue
             due = self._clock.monotonic() >= slow
             if due:
+                self._failed.clear()
                 slow = self._clock.monotonic() + _SLOW_S
             failed = [self._try(component, step) for component, step in often + (seldom if due else [])]
             if any(failed):

@@ -115,6 +115,7 @@ class Store:
             readers=self._readers,
             options=self._part_options,
             tier=self._tier,
+            check=checker.check,
             pinned=lambda _: 0,
             behind=lambda: self._upkeep.behind,
         )

@@ -76,6 +76,7 @@ class Table:
                 options.parts.dedup, self._part_paths, bytes_max=options.dedup_bytes, metrics=metrics or Metrics()
             )
         self._keys_released = 0
+        self._replayed: list[pa.RecordBatch] = []  # waiting rows on their way from the log
         self._position = 0  # seq of the newest row that is published or replayed
         self.next_seq = 1
 
@@ -136,11 +137,23 @@ class Table:
     def _replay_flushed(self, batch: pa.RecordBatch) -> int:
         """Keep those rows of ``batch`` that the flushes which looked at them left out."""
         missing = batch.filter(pa.array(self._state.parts.misses(pa.Table.from_batches([batch]))))
-        self._set_waiting(self._waiting.added([missing], self._state.parts, 0.0))
+        if missing.num_rows:
+            state = self._state
+            rows, nbytes = state.waiting_rows + missing.num_rows, state.waiting_bytes + missing.nbytes
+            self._replayed.append(missing)
+            self._state = replace(state, waiting_rows=rows, waiting_bytes=nbytes)
         return int(missing.num_rows)
+
+    def _gather_replayed(self) -> None:
+        """Put what was replayed one by one in order, all at once."""
+        if self._replayed:
+            table = pa.Table.from_batches(self._replayed).unify_dictionaries().combine_chunks()
+            self._replayed = []
+            self._set_waiting(self._waiting.added(table.to_batches(), self._state.parts, 0.0))
 
     def _hold_waiting(self) -> None:
         """All rows that flushes looked at are replayed: those that they left out are what memory holds of them."""
+        self._gather_replayed()
         state = self._state
         held = self._hold(self._waiting.table)
         self._state = replace(state, held=held, bounds=(state.target,) if state.target else ())
@@ -273,6 +286,7 @@ class Table:
             StorageError: writing or committing failed; the rows stay where they are and are flushed by a later call.
         """
         self._settle()
+        self._gather_replayed()
         with self._lock:
             state = self._state
             target = self._position
@@ -291,6 +305,8 @@ class Table:
             return 0
         parts = self._write(partition_rows(chosen), state.flushed_seq + 1, target)
         with self._commit_lock:
+            if self._unsettled is not None:  # of a rewrite meanwhile
+                self._settle_locked(self._unsettled)
             self._unsettled = parts
             self.catalog.commit(parts, flushed, producers)
             self._unsettled = None
@@ -350,9 +366,13 @@ class Table:
                 hint="Something else changed the folder: stop the server and restore it from a backup.",
             )
         target = max([state.target, *index.last.tolist()])
-        fresh = [s.batch for s in state.segments if state.target < s.last_seq <= target]
-        waiting = self._waiting.added(fresh, index, 0.0)
-        self._flushed(index, target, flushed, waiting.missing(index, 0.0))
+        waiting = self._waiting
+        if target > state.target:
+            fresh = [s.batch for s in state.segments if state.target < s.last_seq <= target]
+            waiting = waiting.added(fresh, index, 0.0)
+        if flushed > state.flushed_seq or target > state.target:
+            waiting = waiting.missing(index, 0.0)
+        self._flushed(index, target, flushed, waiting)
         live = set(index.path.tolist())
         for part in attempt:
             if part.path not in live:

@@ -129,7 +129,7 @@ class Upkeep:
                 try:
                     self._flush(table, reason, keep)
                 except Exception as error:  # one table's trouble, of whatever kind, must not keep the others' rows
-                    failure = error if isinstance(error, StorageError) else _unexpected(name, error)
+                    failure = _of_table(name, error)
                     self._metrics.add("flush_failures")
                     LOG.error("flush.failed", table=name, error=str(failure))
             try:
@@ -179,7 +179,8 @@ class Upkeep:
 
     def _due(self, interval: bool) -> Reason | None:
         """Return why a flush is due now, None if none is."""
-        if self._log.size_bytes > self._log_bytes and self.unflushed_bytes():
+        # without the file in use, which no flush can release
+        if sum(f.size for f in self._log.files[:-1]) > self._log_bytes and self.unflushed_bytes():
             return "all"
         if self.unflushed_bytes() >= self._buffer_bytes:
             return "memory"
@@ -213,7 +214,9 @@ class Upkeep:
             )
 
 
-def _unexpected(table: str, error: Exception) -> StorageError:
+def _of_table(table: str, error: Exception) -> StorageError:
+    if isinstance(error, StorageError):
+        return StorageError(f"cannot flush table {table}: {error.message}", hint=error.hint)
     return StorageError(
         f"cannot flush table {table}: {error!r}.",
         hint="The rows are safe in the log and stay queryable; the flush is tried again.",
