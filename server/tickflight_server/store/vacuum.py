@@ -78,7 +78,7 @@ def vacuum(
 ) -> list[str]:
     """Delete the parts that versions removed before ``oldest_ms`` (ms since 1970); return them.
 
-    ``in_use`` are read by somebody. A file that no version of the log names is of one removed long ago, or is just being
+    ``in_use`` are read by somebody. A file that no version of the log names is of one removed long ago or just being
     written: it goes when it is an hour old.
 
     Raises:
