@@ -134,7 +134,8 @@ class Collector:
             found = lane.watch.take(stopped=stopped)
             now = time.time()
             self._gaps.kept.extend((dataclasses.replace(gap, producer=self.producer), now) for gap in found)
-            self._gaps.drop_oldest()
+            if len(self._gaps.kept) > GAPS_MAX:
+                self._gaps.drop_oldest()
 
     def drain_gaps(self) -> None:
         """Wait until the holes that were queued are durable; where the server has been waited for already, do not."""

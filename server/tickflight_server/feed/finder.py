@@ -101,7 +101,7 @@ class GapFinder:
             for key, number in self._ids.items():
                 self._live[number] |= key[0] == exchange
             return
-        for symbol in symbols:
+        for symbol in sorted(symbols):
             number = self._id((exchange, symbol))
             self._live[number] = True
             if self._last[number] == NO_TIME:
@@ -120,8 +120,11 @@ class GapFinder:
         number = self._id(key)
         self._last[number] = max(int(self._last[number]), at_us)
 
-    def see(self, batch: pa.RecordBatch) -> Iterator[Gap]:
-        """Yield the holes that a batch of the table, in the order of its events, brings to light."""
+    def see(self, batch: pa.RecordBatch, *, whole: bool = True) -> Iterator[Gap]:
+        """Yield the holes that a batch of the table, in the order of its events, brings to light.
+
+        Unless it is ``whole``, events between its first and last went to ``rejected``, and their numbers with them.
+        """
         if not batch.num_rows:
             return
         ids = self._ids_of(batch)
@@ -137,8 +140,10 @@ class GapFinder:
         holes: dict[int, Gap] = {}
         if self._outages:
             self._add_reconnects(holes, ids, before, times)
-        if self._numbered:
+        if self._numbered and whole:
             self._add_jumps(holes, batch, order, ids, starts, ends, before, times)
+        if not whole:
+            self.forget_numbers()
         if self._stall_us:
             silent = (times - before > self._stall_us) & (before != NO_TIME) & self._live[ids]
             for at in np.flatnonzero(silent).tolist():
@@ -195,7 +200,7 @@ class GapFinder:
     def _end_outages(self, newest_us: int) -> Iterator[Gap]:
         """Let go of outages that all symbols have passed, and of symbols that have been silent since for long."""
         for outage in list(self._outages):
-            if outage.open_us is None:
+            if outage.open_us is None or newest_us < outage.open_us:  # what comes may still be from before it
                 continue
             waiting = self._concerned(outage) & (self._last != NO_TIME) & (self._last <= outage.lost_us)
             if not waiting.any():

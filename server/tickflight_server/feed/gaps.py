@@ -111,12 +111,7 @@ class GapWatch:
     def see(self, table: str, batch: pa.RecordBatch, *, whole: bool) -> None:
         """Look at a batch; ``whole`` says that no event between its first and last went to ``rejected``."""
         with self._lock:
-            finder = self._finder(table)
-            if not whole:
-                finder.forget_numbers()
-            self._keep(finder.see(batch))
-            if not whole:
-                finder.forget_numbers()
+            self._keep(self._finder(table).see(batch, whole=whole))
 
     def take(self, *, stopped: bool = False) -> list[Gap]:
         """Return the holes found since; ``stopped`` adds those that end with the feed, and forgets everything."""
