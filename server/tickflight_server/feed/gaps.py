@@ -183,7 +183,7 @@ class GapWatch:
 
 
 def note_drop(drops: dict[tuple[Any, Any], Drop], item: Any) -> None:
-    """Add an item that is pushed out of a queue to ``drops``. Costs about a third of a microsecond."""
+    """Add an item that is pushed out of a queue to ``drops``. Costs about 0.2 microseconds."""
     obj, receipt = item[0], item[1]
     key = (getattr(obj, "exchange", None), getattr(obj, "symbol", None) or getattr(obj, "currency", None))
     drop = drops.get(key)
