@@ -12,7 +12,8 @@ Two kinds of numbers tell something:
               compares both ends itself and, where one is missing, begins the  a higher number than the delta
               book anew from a snapshot while the connection stays
 
-A snapshot begins the numbers anew. Where a handler answers a jump by an exception (``MissingSequenceNumber``),
+A snapshot begins the numbers anew, and one after another tells nothing: at its start a handler may fetch a second,
+because the first was older than the stream. Where a handler answers a jump by an exception (``MissingSequenceNumber``),
 cryptofeed makes the connection anew and the hole is told as a reconnect, with the exception as its detail. At the DENSE
 exchanges this comes first; their numbers are checked here for events that went missing later, or come another way.
 """

@@ -1,7 +1,7 @@
 """What goes wrong on purpose: connections that are cut, book changes that are not sent, symbols that fall silent.
 
-The rule of this file: the market knows nothing of it. What is held back here has happened, and a snapshot shows it; it
-was only never told, which is what a hole is.
+The rule of this file: market and protocols know nothing of it. What is held back here has happened, was numbered and
+rendered, and a snapshot shows it; it was only never sent, which is what a hole is.
 
 Over REST, ``POST /faults/WHAT?symbol=SYMBOL`` on the sandbox's address:
 
@@ -31,11 +31,6 @@ class Faults:
         self._silent: set[str] = set()
         self._to_skip: set[str] = set()
 
-    @property
-    def some(self) -> bool:
-        """Whether there is anything to hold back."""
-        return bool(self._silent or self._to_skip)
-
     def skip(self, symbol: str) -> None:
         """Hold back the next change of a book."""
         self._to_skip.add(symbol)
@@ -48,9 +43,11 @@ class Faults:
         """End the silence of a symbol."""
         self._silent.discard(symbol)
 
-    def passed(self, events: Sequence[Event]) -> list[Event]:
-        """Return the events that are told."""
-        return [event for event in events if not self._held_back(event)]
+    def held_back(self, events: Sequence[Event]) -> frozenset[int]:
+        """Return the places of the events that are not to be sent."""
+        if not (self._silent or self._to_skip):
+            return frozenset()
+        return frozenset(place for place, event in enumerate(events) if self._held_back(event))
 
     def _held_back(self, event: Event) -> bool:
         if event.symbol in self._silent:

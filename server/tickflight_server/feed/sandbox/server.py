@@ -15,7 +15,7 @@ import re
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 import trustme
@@ -81,14 +81,16 @@ class _Exchange:
         self.rest: Counter[str] = Counter()
         self.openings = self.connections = self.closed_slow = self.refused = 0
 
-    def publish(self, events: Sequence[Event]) -> None:
-        """Render the events and put them on the queues of those who subscribed."""
-        for event in events:
+    def publish(self, events: Sequence[Event], held_back: Container[int] = ()) -> None:
+        """Render the events and put them on the queues of those who subscribed, save those of places ``held_back``."""
+        for place, event in enumerate(events):
             topics = self.topics.get(event_key(event))
             if not topics:
                 continue
             for topic, subscribers in topics.items():
                 text = self.protocol.render(topic, event)
+                if place in held_back:
+                    continue
                 for subscriber in subscribers:
                     subscriber.offer(text, event.channel)
 
@@ -255,11 +257,10 @@ class SandboxExchange:
         events = self.market.step(until_us)
         for event in events:
             self.events_made[event.channel] += 1
-        if self.faults.some:
-            events = self.faults.passed(events)
+        held_back = self.faults.held_back(events)
         for exchange in self._exchanges.values():
             if exchange.topics:
-                exchange.publish(events)
+                exchange.publish(events, held_back)
         return until_us < target_us
 
     async def _halt(self) -> None:
