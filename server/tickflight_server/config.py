@@ -307,6 +307,13 @@ class CollectorSettings(_Section):
     batch_interval_ms: float = Field(10.0, gt=0, description="events of so long go in one batch")
     batch_rows_max: int = Field(65_536, ge=1, description="largest batch")
     drain_timeout_s: float = Field(30.0, gt=0, description="longest wait for acknowledgements when stopping")
+    stall_seconds: float = Field(
+        300.0, ge=0, description="a symbol without an event for longer is told in system.gaps; 0 is off"
+    )
+    stall_channels: list[str] = Field(
+        default_factory=lambda: ["trades", "ticker", "l1_book", "l2_book", "l3_book"],
+        description="channels whose silence is told; others pause for hours by their nature",
+    )
 
 
 class LogSettings(_Section):

@@ -349,7 +349,7 @@ def test_ten_megabytes_of_sql_are_refused(engine: Engine) -> None:
         ("SELECT 1 AS x, 2 AS x, 3 AS x_1", 1),
         ("FROM trades", 120),
         ("FROM trades SELECT DISTINCT symbol", 3),
-        ("SHOW TABLES", 22),
+        ("SHOW TABLES", 23),
         ("DESCRIBE trades", 10),
         ("SUMMARIZE trades", 10),
         ("DESCRIBE system.parts", 11),
