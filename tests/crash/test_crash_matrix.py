@@ -43,7 +43,7 @@ def test_the_run_does_all_that_a_crash_can_meet(recorded: tuple[Path, Path]) -> 
     assert happened(Kind.UNLINK, "/log/"), "a log file is released"
     assert happened(Kind.TRUNCATE, "/log/"), "a torn tail is cut"
     assert happened(Kind.UNLINK, ".parquet"), "an orphan is deleted"
-    assert happened(Kind.LINK, ".checkpoint.parquet"), "Delta writes a checkpoint"
+    assert happened(Kind.RENAME, ".checkpoint.parquet"), "Delta writes a checkpoint"
     logs = {e.path for e in done if e.kind is Kind.OPEN_WRITE and "/log/" in e.path}
     assert len(logs) > 2 * 5, "the log rolls"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from disk_model import Disk, read_tree
-from disk_shim import Action, Control, Kind, read_journal, shim_environment
+from disk_shim import Action, Control, EntryHead, Kind, read_journal, shim_environment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -33,6 +34,9 @@ os.mkdir("y", dir_fd=folder); os.rmdir("y", dir_fd=folder); os.fsync(folder)
 os.rename("x", "z", src_dir_fd=folder, dst_dir_fd=folder)
 pathlib.Path("/proc/self/comm").write_text("elsewhere")
 """
+
+
+PAGE = Path(__file__).parents[2] / "proto-notes" / "crash-testing.md"
 
 
 @pytest.fixture
@@ -73,6 +77,13 @@ def test_the_journal_tells_the_whole_folder(run: Run, folder: Path, tmp_path: Pa
     assert disk.killed() == read_tree(folder)
     assert read_tree(folder)["a/b/l"] == b"Jello world" + bytes(9) + b"fa\0!"
     assert control.escapes == 0
+
+
+def test_the_page_tells_the_journal_as_it_is() -> None:
+    told = re.findall(r"^\| (\d+) \| (\d+) \| (\w+): ", PAGE.read_text(), re.MULTILINE)
+    names = [field[0] for field in EntryHead._fields_]
+    fields = [getattr(EntryHead, name) for name in names]
+    assert told == [(str(f.offset), str(f.size), n) for f, n in zip(fields, names, strict=True)]
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ Step = tuple[str, int] | Kill
 SESSIONS: tuple[tuple[Step, ...], ...] = (
     (
         *(("append", 8), ("burst", 6), ("flush", 0), ("append", 4), ("big", 5), ("append", 3), ("resend", 4)),
-        *(Kill(Kind.WRITE, "_tickflight/log/*", 3, Action.KILL_MIDDLE), ("burst", 4), ("append", 6)),
+        *(Kill(Kind.WRITE, "*_tickflight/log/*", 3, Action.KILL_MIDDLE), ("burst", 4), ("append", 6)),
     ),
     (
         *(("append", 4), ("flush", 0), ("resend", 20), ("burst", 5), ("append", 3)),

@@ -166,7 +166,7 @@ def read_journal(path: Path) -> list[Entry]:
 def _entries(data: bytes) -> Iterator[Entry]:
     at = 0
     while at + _ENTRY_HEAD_BYTES <= len(data):
-        head = _EntryHead.from_buffer_copy(data, at)
+        head = EntryHead.from_buffer_copy(data, at)
         end = at + head.size
         if end > len(data):
             return
@@ -187,7 +187,7 @@ def _entries(data: bytes) -> Iterator[Entry]:
         at = end
 
 
-class _EntryHead(ctypes.Structure):
+class EntryHead(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_uint32) for name in ("size", "kind", "flags")),
         ("error", ctypes.c_int32),
@@ -197,7 +197,7 @@ class _EntryHead(ctypes.Structure):
     )
 
 
-assert ctypes.sizeof(_EntryHead) == _ENTRY_HEAD_BYTES
+assert ctypes.sizeof(EntryHead) == _ENTRY_HEAD_BYTES
 
 
 def missing_compiler() -> str | None:

@@ -46,8 +46,7 @@ class FaultMatrix:
         with self._start("none", [], journal) as process:
             assert process.wait(_POINT_S) == 0, "the steps fail without a fault"
         entries = read_journal(journal)
-        end = next(n for n, e in enumerate(entries) if e.kind is Kind.MARK and e.mark == {"step": "end"})
-        return [e for e in entries[:end] if e.kind in CHANGING]
+        return [e for e in entries[: end_of(entries)] if e.kind in CHANGING]
 
     def record(self, point: str) -> tuple[Path, FaultResult]:
         """Run one point and return its journal: what is on the disk when power is lost after such a fault?"""
@@ -97,6 +96,11 @@ class FaultMatrix:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+
+def end_of(entries: list[Entry]) -> int:
+    """Return where the run ends and its folder is cleared away."""
+    return next(n for n, e in enumerate(entries) if e.kind is Kind.MARK and e.mark == {"step": "end"})
 
 
 def main() -> None:

@@ -165,6 +165,7 @@ def run_points(faults: list[Fault], seed: int, *, in_place: bool) -> Iterator[di
         except Exception as error:  # whatever it is, the point failed
             said = describe(error)
         faulthandler.cancel_dump_traceback_later()
+        mark({"step": "end"})
         yield {"done": str(fault), "hit": control.hit, "hits": control.hits, "errors": run.errors, "failed": said}
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -50,11 +51,11 @@ _CHANGES = (Kind.OPEN_WRITE, Kind.WRITE, Kind.SYNC, Kind.RENAME, Kind.LINK, Kind
 
 MOMENTS: tuple[Moment, ...] = (
     Moment("any time", after_s_max=0.6),
-    Moment("log write", (Kind.WRITE,), "_tickflight/log/*", 60),
-    Moment("log sync", (Kind.SYNC,), "_tickflight/log/*", 60),
+    Moment("log write", (Kind.WRITE,), "*_tickflight/log/*", 60),
+    Moment("log sync", (Kind.SYNC,), "*_tickflight/log/*", 60),
     Moment("flush", _CHANGES, "*.parquet*", 60, flush=True),
     Moment("commit", _CHANGES, "*/_delta_log/*", 20, flush=True),
-    Moment("release", (Kind.UNLINK,), "_tickflight/log/*", 1, flush=True),
+    Moment("release", (Kind.UNLINK,), "*_tickflight/log/*", 1, flush=True),
     Moment("start", after_s_max=1.5, listening=False),
     Moment("recovery", _CHANGES, "*", 12, listening=False),
     Moment("close", _CHANGES, "*", 60, stop=True),
@@ -87,7 +88,7 @@ class Collector:
                 sent = self._next(len(self._futures) + 1)
                 future = writer.write(rows_of(self._ledger.seed, sent).batch)
                 self._futures.append((sent, future))
-                future.add_done_callback(lambda done, sent=sent: self._answered(sent, done))
+                future.add_done_callback(partial(self._answered, sent))
 
     def _next(self, sequence: int) -> Sent:
         with self._lock:
