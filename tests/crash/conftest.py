@@ -23,12 +23,13 @@ class Campaign:
     name: str
     crash_points: int | None
     faults: int | None
+    short_writes: int
     faulted_runs: int  # runs with a fault whose journal is then crashed
     points_of_a_faulted_run: int
     kills: int
 
 
-CAMPAIGNS = {c.name: c for c in (Campaign("sample", 70, 24, 2, 6, 7), Campaign("full", None, None, 100, 25, 200))}
+CAMPAIGNS = {c.name: c for c in (Campaign("sample", 70, 20, 4, 2, 6, 7), Campaign("full", None, None, 0, 100, 25, 200))}
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from crash_points import check_in_pool, find_points
 from disk_shim import Entry, Kind, read_journal
-from fault_matrix import FaultMatrix, FaultResult, end_of
+from fault_matrix import SHORT, FaultMatrix, FaultResult, end_of
 
 PROCESSES = 2
 ERRORS = ("EIO", "ENOSPC")
@@ -33,8 +33,13 @@ def test_a_fault_at_any_operation_is_told_and_passes(
     points = [f"{n + 1}:{error}" for n in range(len(operations)) for error in ERRORS]
     # permissions and a file system that went read-only are tried here and there
     points += [f"{n + 1}:{error}" for n in range(0, len(operations), 10) for error in ("EROFS", "EACCES")]
+    # half a write is no error, and who does not look loses the other half
+    short = [f"{n + 1}:{SHORT}" for n, e in enumerate(operations) if e.kind is Kind.WRITE]
     if campaign.faults is not None:
-        points = random.Random(seed).sample(points, campaign.faults)
+        chance = random.Random(seed)
+        points = chance.sample(points, campaign.faults)
+        short = chance.sample(short, campaign.short_writes)
+    points += short
     counts["faults"] += len(points)
     results = matrix.run(points, processes=PROCESSES)
     assert [r.point for r in results if r.failed] == [], report(results, seed)

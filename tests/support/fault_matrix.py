@@ -17,6 +17,7 @@ from pathlib import Path
 
 from crash_points import fast_folder
 from disk_shim import CHANGING, Control, Entry, Kind, compile_shim, read_journal, shim_environment
+from fault_points import SHORT
 
 _POINT_S = 120.0
 
@@ -114,8 +115,9 @@ def main() -> None:
     matrix = FaultMatrix(compile_shim(scratch), scratch, options.seed, in_place=options.in_place)
     points = options.point
     if not points:
-        count = len(matrix.operations())
-        points = [f"{n + 1}:{error}" for n in range(count) for error in ("EIO", "ENOSPC")]
+        operations = matrix.operations()
+        points = [f"{n + 1}:{error}" for n in range(len(operations)) for error in ("EIO", "ENOSPC")]
+        points += [f"{n + 1}:{SHORT}" for n, e in enumerate(operations) if e.kind is Kind.WRITE]
     results = matrix.run(points, processes=2)
     for result in results:
         if result.failed is not None or options.point:

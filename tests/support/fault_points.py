@@ -35,7 +35,7 @@ STEPS_OF_A_POINT: tuple[tuple[str, int], ...] = (
     *(("resend", 6), ("append", 2), ("reopen", 0), ("burst", 5), ("reopen_unflushed", 0), ("append", 3)),
     *(("flush", 0), ("append", 2), ("resend", 6)),
 )
-ERRORS = ("EIO", "ENOSPC", "EROFS", "EACCES")
+SHORT = "SHORT"
 _RECOVERY_S = 30.0
 _POINT_S = 150.0  # a point that hangs ends the process, with a traceback of every thread
 # What an error must tell: which thing of the store failed, not only how.
@@ -44,7 +44,10 @@ _NOUN = re.compile(r"\b(log|part|table|data folder|writer|identity|lock|commit)\
 
 @dataclass(frozen=True)
 class Fault:
-    """The ``number``-th operation of the steps fails, and so do the next ones, as the seed decides."""
+    """The ``number``-th operation of the steps fails, and so do the next ones, as the seed decides.
+
+    ``error`` is a name of ``errno``, or ``SHORT``: the operation is a write that does half of its work and says so.
+    """
 
     number: int
     error: str
@@ -72,8 +75,11 @@ class FaultRun:
         """
         length = self._chance.choice((1, 1, 2, 5, 20, 80))
         action = self._chance.choice((Action.FAIL, Action.FAIL, Action.SHORT_THEN_FAIL))
+        if self._fault.error == SHORT:
+            length, action = 1, Action.SHORT_THEN_FAIL
         first = self._fault.number
-        self._control.arm(action, first=first, last=first + length - 1, error=getattr(errno, self._fault.error))
+        error = getattr(errno, self._fault.error, errno.EIO)
+        self._control.arm(action, first=first, last=first + length - 1, error=error)
         try:
             for name, count in STEPS_OF_A_POINT:
                 self._step(name, count)
