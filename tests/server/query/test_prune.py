@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tickflight_server.query.filters import And, Compare, Filter, In, IsNull, Literal, Not, Or, Unknown, read_expression
 from tickflight_server.query.prune import PartCandidates, SegmentCandidates, may_match
-from tickflight_server.store.partition import Part
+from tickflight_server.store.partition import Part, PartitionKey
 from tickflight_server.store.parts import make_index
 from tickflight_server.store.ring import Segment, make_segment
 
@@ -69,7 +69,7 @@ def parts_of(split: list[list[Row]]) -> tuple[list[Part], list[pa.Table]]:
             seq += 1
         for (exchange, symbol), found in groups.items():
             times, seqs = [r[3] for r, _ in found], [s for _, s in found]
-            fields = {"path": f"{len(parts)}.parquet", "exchange": exchange, "symbol": symbol, "day": 0}
+            fields = {"path": f"{len(parts)}.parquet", "key": PartitionKey(exchange, symbol, 0)}
             fields |= {"rows": len(found), "nbytes": 1, "min_us": min(times), "max_us": max(times)}
             parts.append(Part(**fields, min_seq=min(seqs), max_seq=max(seqs)))
             content = plain(batch([r for r, _ in found], 1))

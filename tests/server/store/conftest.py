@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,8 +17,10 @@ import pytest
 import xxhash
 from s3_server import CACHE_S, KEY_ID, SECRET, S3Server
 
+from tickflight_server.clock import Clock
 from tickflight_server.config import LakehouseSettings, TierSettings
 from tickflight_server.paths import part_file_name
+from tickflight_server.schemas import STORED, TableSchema
 from tickflight_server.store import Store, TableSnapshot
 
 T0 = 1_700_000_000_000_000  # 2023-11-14 22:13:20 UTC
@@ -83,7 +85,12 @@ def wait_for() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def settings_for() -> Callable[..., LakehouseSettings]:
     def settings(path: Path, **changes: Any) -> LakehouseSettings:
-        quiet = {"flush_interval_seconds": 3600, "wal_commit_interval_ms": 0, "append_timeout_s": 20}
+        quiet = {
+            "flush_interval_seconds": 3600,
+            "wal_commit_interval_ms": 0,
+            "append_timeout_s": 20,
+            "compact_share": 0,
+        }
         return LakehouseSettings(storage_path=path, **(quiet | changes))
 
     return settings
@@ -94,8 +101,14 @@ def open_store(tmp_path: Path, settings_for: Callable[..., LakehouseSettings]) -
     """Open stores that flush only when told to; what is still open at the end is closed without a flush."""
     opened: list[Store] = []
 
-    def open_one(path: Path | None = None, **changes: Any) -> Store:
-        opened.append(Store(settings_for(path or tmp_path / "lake", **changes)))
+    def open_one(
+        path: Path | None = None,
+        *,
+        clock: Clock | None = None,
+        tables: Mapping[str, TableSchema] = STORED,
+        **changes: Any,
+    ) -> Store:
+        opened.append(Store(settings_for(path or tmp_path / "lake", **changes), clock, tables))
         return opened[-1]
 
     yield open_one

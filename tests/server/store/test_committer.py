@@ -1,4 +1,4 @@
-"""Group commit: log, then ring, then acknowledgement; a failure ends everything and nobody is told otherwise."""
+"""Group commit: log, then ring, then acknowledgement; after a failure it goes on, and nobody is told otherwise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tickflight_server.clock import SystemClock
 from tickflight_server.errors import LogClosedError
 from tickflight_server.metrics import Metrics
 from tickflight_server.schemas import STORED
+from tickflight_server.store import committer as committer_module
 from tickflight_server.store.committer import Committer, Pending
+from tickflight_server.store.health import Health
 from tickflight_server.store.partition import PartOptions
 from tickflight_server.store.record import AppendRecord, batch_to_payload
 from tickflight_server.store.rows import fit
@@ -30,14 +32,22 @@ TRADES = STORED["trades"]
 class Bench:
     """A committer over a real log and a real table, and a gate before the sync."""
 
-    def __init__(self, folder: Path, bytes_max: int, interval_ms: float) -> None:
+    def __init__(self, folder: Path, bytes_max: int, interval_ms: float, recover: bool) -> None:
+        self.folder = folder
         self.log = WriteAheadLog(folder / "log", UUID(int=7), file_bytes_max=1 << 20)
         assert list(self.log.recover()) == []
         options = TableOptions("float64", 1_024, PartOptions("zstd", 1_024))
         self.table = Table(TRADES, folder / "trades", UUID(int=7), options)
         self.metrics = Metrics()
-        self.committer = Committer(self.log, SystemClock(), self.metrics, interval_ms=interval_ms, bytes_max=bytes_max)
-        self.committer.start()
+        self.health = Health(SystemClock())
+        self.committer = Committer(
+            self.log, SystemClock(), self.metrics, self.health, interval_ms=interval_ms, bytes_max=bytes_max
+        )
+        self.committer.start(self.recovered if recover else None)
+
+    def recovered(self) -> None:
+        self.table.forget_unpublished()
+        self.committer.resume()
 
     def offer(self, batch: pa.RecordBatch) -> Future[None]:
         fitted = fit(TRADES, batch, "float64", now_us=0).batch
@@ -52,8 +62,8 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(bytes_max: int = 1 << 20, interval_ms: float = 0) -> Bench:
-        made.append(Bench(tmp_path, bytes_max, interval_ms))
+    def make(bytes_max: int = 1 << 20, interval_ms: float = 0, recover: bool = False) -> Bench:
+        made.append(Bench(tmp_path, bytes_max, interval_ms, recover))
         return made[-1]
 
     yield make
@@ -175,8 +185,57 @@ def test_after_a_failed_sync_all_futures_fail_and_nothing_is_taken(
     assert one.committer.failure is not None
     with pytest.raises(LogClosedError, match="Input/output error") as caught:
         one.offer(trades(1, 9))
-    assert caught.value.hint == "Free or mend the disk, then restart the server."
+    assert caught.value.temporary
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("It is tried again every second")
+    assert {c.component: c.state for c in one.health.conditions()}["log"] == "failed"
     assert one.committer.wait_for_room(20)
+
+
+def test_after_a_failure_the_log_goes_on_by_itself_and_stores_nothing_twice(
+    bench: Callable[..., Bench], trades: Any, monkeypatch: pytest.MonkeyPatch, wait_for: Any
+) -> None:
+    monkeypatch.setattr(committer_module, "RETRY_S", 0.01)
+    one = bench(recover=True)
+    one.offer(trades(1)).result(20)
+
+    def fail(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        patch.setattr(os, "fsync", fail)  # reopening fails, too
+        with pytest.raises(LogClosedError, match="No space left"):
+            one.offer(trades(1, 1)).result(20)
+        with pytest.raises(LogClosedError, match="No space left"):
+            one.offer(trades(1, 1))
+    wait_for(lambda: one.committer.failure is None, "the log to go on")
+    assert one.table.next_seq == 2
+    one.offer(trades(1, 1)).result(20)
+    assert one.table.state.last_seq == 2
+    assert one.health.state == "ok"
+    one.committer.close()
+    one.log.close()
+    again = WriteAheadLog(one.folder / "log", UUID(int=7), file_bytes_max=1 << 20)
+    assert [(r.first_seq, r.rows) for r in again.recover()] == [(1, 1), (2, 1)]
+    again.close()
+
+
+def test_closing_ends_the_attempts_to_go_on(
+    bench: Callable[..., Bench], trades: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench(recover=True)
+
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(LogClosedError):
+            one.offer(trades(1)).result(20)
+        one.committer.close()
+    assert one.committer.failure is not None
+    assert not one.committer._thread.is_alive()
 
 
 def test_any_other_failure_closes_the_log_too(

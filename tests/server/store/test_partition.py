@@ -11,26 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_parts import OPTIONS, TRADES, number_rows, write_parts
 
 from tickflight_server.errors import StorageError
-from tickflight_server.paths import parse_part_file_name
-from tickflight_server.schemas import STORED
-from tickflight_server.store.partition import DAY_US, PartOptions, write_parts
-from tickflight_server.store.ring import add_seq
-from tickflight_server.store.rows import fit
-
-TRADES = STORED["trades"]
-OPTIONS = PartOptions("zstd", 1_024)
+from tickflight_server.paths import parse_part_file_name, part_checksum
+from tickflight_server.store.partition import DAY_US, Part, PartOptions, PartWriter, partition_rows
 
 
-def numbered(batch: pa.RecordBatch, first_seq: int = 1) -> pa.RecordBatch:
-    return add_seq(fit(TRADES, batch, "float64", now_us=0).batch, TRADES.arrow(memory=True), first_seq)
-
-
-def write(folder: Path, *batches: pa.RecordBatch, options: PartOptions = OPTIONS) -> list:
-    return write_parts(folder, batches, TRADES.arrow(), options)
+def write(folder: Path, *batches: pa.RecordBatch, options: PartOptions = OPTIONS) -> list[Part]:
+    return write_parts(folder, batches, options)
 
 
 rows = st.tuples(
@@ -50,11 +42,11 @@ def test_every_row_is_in_exactly_the_part_of_its_key(
     for batch in batches:
         exchange, symbol, us = zip(*batch, strict=True)
         columns = {"exchange": exchange, "symbol": symbol, "timestamp": pa.array(us, pa.timestamp("us"))}
-        sent.append(numbered(pa.record_batch({k: pa.array(v) for k, v in columns.items()}), first))
+        sent.append(number_rows(pa.record_batch({k: pa.array(v) for k, v in columns.items()}), first))
         first += len(batch)
     expected = {(x, s, us, i + 1) for i, (x, s, us) in enumerate(row for batch in batches for row in batch)}
     parts = write(folder, *sent)
-    assert [(p.exchange, p.symbol, p.day) for p in parts] == sorted({(x, s, us // DAY_US) for x, s, us, _ in expected})
+    assert [tuple(p.key) for p in parts] == sorted({(x, s, us // DAY_US) for x, s, us, _ in expected})
     found = set()
     for part in parts:
         table = pq.ParquetFile(folder / part.path).read()
@@ -62,32 +54,34 @@ def test_every_row_is_in_exactly_the_part_of_its_key(
         times = table["timestamp"].cast(pa.int64()).to_pylist()
         seqs = table["seq"].to_pylist()
         here = set(zip(table["exchange"].to_pylist(), table["symbol"].to_pylist(), times, seqs, strict=True))
-        assert {(x, s, us // DAY_US) for x, s, us, _ in here} == {(part.exchange, part.symbol, part.day)}
+        assert {(x, s, us // DAY_US) for x, s, us, _ in here} == {tuple(part.key)}
         assert list(zip(times, seqs, strict=True)) == sorted(zip(times, seqs, strict=True))
         assert (part.min_us, part.max_us, part.min_seq, part.max_seq) == (times[0], times[-1], min(seqs), max(seqs))
         assert (part.rows, part.nbytes) == (len(here), (folder / part.path).stat().st_size)
         assert parse_part_file_name(Path(part.path).name) == (1, len(expected))
+        assert part_checksum(Path(part.path).name) == xxhash.xxh3_64_hexdigest((folder / part.path).read_bytes())
+        assert part.last == len(expected)
         found |= here
     assert found == expected
     assert sum(p.rows for p in parts) == len(expected)
 
 
 def test_a_parts_folder_names_its_day(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
-    (part,) = write(tmp_path / "trades", numbered(trades(1)))
+    (part,) = write(tmp_path / "trades", number_rows(trades(1)))
     assert part.path.startswith("year=2023/month=11/day=14/exchange=BINANCE/symbol=BTC-USDT/")
-    assert part.date == datetime(2023, 11, 14, tzinfo=UTC)
+    assert part.key.date == datetime(2023, 11, 14, tzinfo=UTC)
 
 
 def test_a_midnight_belongs_to_the_day_that_it_begins(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
-    batch = numbered(trades(4, t0=19_000 * DAY_US - 2, step_us=1))
-    assert [(p.day, p.rows) for p in write(tmp_path / "trades", batch)] == [(18_999, 2), (19_000, 2)]
+    batch = number_rows(trades(4, t0=19_000 * DAY_US - 2, step_us=1))
+    assert [(p.key.day, p.rows) for p in write(tmp_path / "trades", batch)] == [(18_999, 2), (19_000, 2)]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "lz4", "snappy", "none"])
 def test_row_groups_and_compression_are_as_configured(
     tmp_path: Path, compression: str, trades: Callable[..., pa.RecordBatch]
 ) -> None:
-    (part,) = write(tmp_path / "trades", numbered(trades(2_500)), options=PartOptions(compression, 1_024))
+    (part,) = write(tmp_path / "trades", number_rows(trades(2_500)), options=PartOptions(compression, 1_024))
     metadata = pq.ParquetFile(tmp_path / "trades" / part.path).metadata
     assert [metadata.row_group(i).num_rows for i in range(3)] == [1_024, 1_024, 452]
     named = {"none": "UNCOMPRESSED"}.get(compression, compression.upper())
@@ -95,17 +89,56 @@ def test_row_groups_and_compression_are_as_configured(
     assert pc.sum(pq.ParquetFile(tmp_path / "trades" / part.path).read(["price"])["price"]).as_py() == 2_499 * 1_250
 
 
-def test_two_writes_of_the_same_rows_never_share_a_name(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
-    batch = numbered(trades(3))
-    assert write(tmp_path / "trades", batch)[0].path != write(tmp_path / "trades", batch)[0].path
+def test_a_part_written_again_is_the_same_file_and_other_rows_have_another_name(
+    tmp_path: Path, trades: Callable[..., pa.RecordBatch]
+) -> None:
+    batch = number_rows(trades(3))
+    (first,), (again,) = (write(tmp_path / "trades", batch) for _ in range(2))
+    assert again == first
+    (other,) = write(tmp_path / "trades", number_rows(trades(3, 1)))
+    assert other.path != first.path
+    assert len(list((tmp_path / "trades").rglob("*.parquet"))) == 2
+
+
+@pytest.mark.parametrize("left", [b"", b"PAR1", None])
+def test_what_a_crash_left_of_a_part_is_written_over(
+    tmp_path: Path, left: bytes | None, trades: Callable[..., pa.RecordBatch]
+) -> None:
+    (part,) = write(tmp_path / "trades", number_rows(trades(3)))
+    path = tmp_path / "trades" / part.path
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)) if left is None else left)
+    write(tmp_path / "trades", number_rows(trades(3)))
+    assert path.read_bytes() == whole
+
+
+def test_parts_of_a_block_that_fails_are_taken_back(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
+    folder = tmp_path / "trades"
+    rows = partition_rows(pa.Table.from_batches([number_rows(trades(9, symbols=("A", "B")))]))
+
+    def write_and_fail() -> None:
+        with PartWriter(folder, TRADES.arrow(), OPTIONS) as writer:
+            for place, key in enumerate(rows.keys):
+                writer.write(key, rows.slice(place), 1, 9)
+            assert len(list(folder.rglob("*.parquet"))) == 2
+            raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
+    assert list(folder.rglob("*.parquet")) == []
+
+
+def test_partitions_of_no_rows_are_none() -> None:
+    found = partition_rows(TRADES.arrow(memory=True).empty_table())
+    assert (found.keys, found.starts.tolist(), found.ends.tolist()) == ([], [], [])
 
 
 def test_a_part_that_cannot_be_written_is_a_storage_error(
     tmp_path: Path, trades: Callable[..., pa.RecordBatch]
 ) -> None:
     (tmp_path / "trades").write_text("a file")
-    with pytest.raises(StorageError, match=r"cannot write a part below trades.*the rows are safe in the log"):
-        write(tmp_path / "trades", numbered(trades(3)))
+    with pytest.raises(StorageError, match=r"cannot write a part, .*: File exists.*the rows are safe in the log"):
+        write(tmp_path / "trades", number_rows(trades(3)))
 
 
 def test_parts_are_on_disk_with_all_their_folders(
@@ -119,7 +152,7 @@ def test_parts_are_on_disk_with_all_their_folders(
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", note)
-    parts = write(tmp_path / "trades", numbered(trades(9, symbols=("A", "B"))))
+    parts = write(tmp_path / "trades", number_rows(trades(9, symbols=("A", "B"))))
     for part in parts:
         path = tmp_path / "trades" / part.path
         assert {path, *path.parents} & synced == {path, *(p for p in path.parents if p.is_relative_to(tmp_path))}
@@ -130,7 +163,7 @@ def test_parts_and_folders_are_private_whatever_the_umask(
 ) -> None:
     before = os.umask(0)
     try:
-        write(tmp_path / "trades", numbered(trades(3)))
+        write(tmp_path / "trades", number_rows(trades(3)))
     finally:
         os.umask(before)
     found = list(tmp_path.rglob("*"))
