@@ -33,8 +33,8 @@ class TableState:
     parts: PartIndex = EMPTY
     flushed_seq: int = 0
     target: int = 0
-    waiting_rows: int = 0
-    waiting_bytes: int = 0
+    leftover_rows: int = 0
+    leftover_bytes: int = 0
     version: int = -1
     bounds: tuple[int, ...] = ()
 
@@ -51,12 +51,12 @@ class TableState:
     @property
     def unflushed_bytes(self) -> int:
         """Memory of the rows that are in no part."""
-        return self.waiting_bytes + sum(s.nbytes for s in self.segments if s.last_seq > self.target)
+        return self.leftover_bytes + sum(s.nbytes for s in self.segments if s.last_seq > self.target)
 
     @property
     def unflushed_rows(self) -> int:
         """How many rows are in no part."""
-        return self.waiting_rows + sum(s.rows for s in self.segments if s.last_seq > self.target)
+        return self.leftover_rows + sum(s.rows for s in self.segments if s.last_seq > self.target)
 
 
 @dataclass(frozen=True, eq=False)

@@ -139,9 +139,9 @@ class Table:
         missing = batch.filter(pa.array(self._state.parts.misses(pa.Table.from_batches([batch]))))
         if missing.num_rows:
             state = self._state
-            rows, nbytes = state.waiting_rows + missing.num_rows, state.waiting_bytes + missing.nbytes
+            rows, nbytes = state.leftover_rows + missing.num_rows, state.leftover_bytes + missing.nbytes
             self._replayed.append(missing)
-            self._state = replace(state, waiting_rows=rows, waiting_bytes=nbytes)
+            self._state = replace(state, leftover_rows=rows, leftover_bytes=nbytes)
         return int(missing.num_rows)
 
     def _gather_replayed(self) -> None:
@@ -349,7 +349,7 @@ class Table:
 
     def _set_waiting(self, waiting: Waiting) -> None:
         self._waiting = waiting
-        self._state = replace(self._state, waiting_rows=waiting.rows, waiting_bytes=waiting.nbytes)
+        self._state = replace(self._state, leftover_rows=waiting.rows, leftover_bytes=waiting.nbytes)
 
     def _settle(self) -> None:
         """Find out what a failed commit left: it may be there all the same, and then its rows are in parts."""
