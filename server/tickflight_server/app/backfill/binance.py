@@ -91,7 +91,7 @@ _USED: Mapping[str, tuple[str, ...]] = {
     "klines": ("open_time", "open", "high", "low", "close", "volume", "close_time", "count"),
     "bookTicker": ("best_bid_price", "best_bid_qty", "best_ask_price", "best_ask_qty", "event_time"),
     "fundingRate": ("calc_time", "last_funding_rate"),
-    "metrics": ("create_time", "symbol", "sum_open_interest"),
+    "metrics": ("create_time", "sum_open_interest"),
     "liquidationSnapshot": ("time", "side", "original_quantity", "price", "order_status"),
 }
 _FIRST = frozenset(k.columns[0] for k in KINDS.values())

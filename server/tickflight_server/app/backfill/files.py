@@ -105,14 +105,14 @@ def failures(path: Path) -> Iterator[None]:
     """Turn what reading a file may raise into an ``InputError`` that names it."""
     try:
         yield
-    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, pa.ArrowException, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    except (EOFError, zlib.error, zipfile.BadZipFile, pa.ArrowException, RuntimeError, OSError) as error:
+        reason = (str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"cannot read {path}: {reason}.", hint="Check the path and its permissions.") from None
+        # what unpacks has no number for its errors
         raise InputError(
             f"{path} is cut off or damaged: {reason}.", hint="Fetch it again; nothing of it was stored."
         ) from None
-    except OSError as error:
-        reason = str(error.strerror or error).splitlines()[0].rstrip(".")
-        raise InputError(f"cannot read {path}: {reason}.", hint="Check the path and its permissions.") from None
 
 
 class _Stream:

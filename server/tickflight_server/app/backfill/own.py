@@ -120,10 +120,13 @@ def _table(file: SourceFile, columns: tuple[str, ...], wishes: Wishes, metadata:
     named = metadata.get(TABLE_KEY, b"").decode("utf-8", "replace")
     if named in MARKET:
         return named
+    word = re.match(r"[a-z0-9_]+?(?=$|[-.]|_\d)", file.name)
+    named = word[0] if word and word[0] in MARKET else ""
+    if named and set(columns) <= _names(MARKET[named]):
+        return named
     exact = [n for n, t in MARKET.items() if _names(t) - _FREE == set(columns) - _FREE]
     if len(exact) == 1:
         return exact[0]
-    word = re.match(r"[a-z0-9_]+?(?=$|[-.]|_\d)", file.name)
-    if word and word[0] in MARKET:
-        return word[0]
+    if named:
+        return named  # and its columns are not: the caller says which one
     raise InputError(f"{file.path} does not say which table it is of.", hint=f"Give --table: {', '.join(MARKET)}.")
