@@ -28,13 +28,15 @@ class Ack:
     """What an acknowledged append says: its rows are durable and visible.
 
     ``first_seq`` is the ``seq`` of the first of ``rows`` rows, 0 without rows; ``rejected`` rows went to table
-    ``rejected``. ``duplicate``: the producer's batch was known already, and nothing was stored now.
+    ``rejected``. ``duplicate``: the producer's batch was known already, and nothing was stored now. ``repeated`` rows
+    were not stored because a row with the same key was there.
     """
 
     first_seq: int
     rows: int
     rejected: int = 0
     duplicate: bool = False
+    repeated: int = 0
 
 
 @dataclass(frozen=True, eq=False)
