@@ -50,6 +50,8 @@ class LakehouseSettings(_Section):
     ring_segment_rows: int = Field(131_072, ge=1024, description="small batches are merged up to this many rows")
     row_group_rows: int = Field(131_072, ge=1024, description="row-group size of the parts")
     append_timeout_s: float = Field(30.0, gt=0, description="longest wait for room before append gives up")
+    pins_max: int = Field(1000, ge=1, description="snapshots that clients hold at once")
+    pin_seconds_max: int = Field(2_592_000, ge=1, description="longest time a snapshot is held without being renewed")
 
 
 class QuerySettings(_Section):

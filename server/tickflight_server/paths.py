@@ -3,6 +3,7 @@
     <storage_path>/
       _tickflight/writer            the server's identity (a UUID as text)
       _tickflight/lock              held by the running server
+      _tickflight/pins.json         the snapshots that clients hold
       _tickflight/log/<number>.log  the write-ahead log, numbered in order
       _tickflight/spill/            what queries put aside when memory is short
       <table>/_delta_log/           the table's versions
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+PINS_NAME = "pins.json"
 LOG_NAME = re.compile(r"(\d{12})\.log")
 PART_NAME = re.compile(r"(\d{19})-(\d{19})-([0-9a-f]{8})\.parquet")
 _COMPONENT_MAX = 200  # file systems take 255 bytes; the key ("exchange=") and the rest of the encoding need some
@@ -55,6 +57,11 @@ class Layout:
     def spill(self) -> Path:
         """Folder of what queries put aside when memory is short; emptied at the start."""
         return self.internal / "spill"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the copies of parts that live in the tier."""
+        return self.internal / "cache"
 
     def table(self, name: str) -> Path:
         """Folder of a table."""

@@ -49,7 +49,8 @@ class TableState:
 class TableSnapshot:
     """One consistent cut over a table: ``segments`` and ``parts`` together hold each row once.
 
-    ``version`` is the Delta table version that the parts come from, ``last_seq`` the newest row's ``seq``.
+    ``version`` is the Delta table version that the parts come from, ``last_seq`` the newest row's ``seq``. With
+    ``upto`` only rows with ``seq <= upto`` belong to the cut; segments and parts may hold later ones.
     """
 
     table: TableSchema
@@ -57,6 +58,7 @@ class TableSnapshot:
     parts: PartIndex
     version: int
     last_seq: int
+    upto: int | None = None
 
 
 def take_snapshot(table: TableSchema, state: TableState) -> TableSnapshot:

@@ -22,9 +22,10 @@ from tickflight_server.schemas import STORED, NumericType, TableSchema
 from tickflight_server.store.committer import Ack, Committer, Pending
 from tickflight_server.store.identity import FolderLock, load_writer
 from tickflight_server.store.partition import PartOptions
+from tickflight_server.store.pins import PinBoard
 from tickflight_server.store.record import AppendRecord, batch_to_payload
 from tickflight_server.store.rows import fit
-from tickflight_server.store.snapshot import TableSnapshot
+from tickflight_server.store.stubs import StoreStubs  # MERGE: goes
 from tickflight_server.store.table import Table, TableOptions
 from tickflight_server.store.upkeep import Upkeep
 from tickflight_server.store.wal import WriteAheadLog
@@ -34,7 +35,7 @@ PRODUCER_BYTES_MAX = 64
 SEQUENCE_MAX = (1 << 63) - 1  # a Delta table's application transaction is a signed 64-bit number
 
 
-class Store:
+class Store(StoreStubs):  # MERGE: without the base
     """All tables of one data folder, open for appending and reading. Use it as a context manager, or ``close`` it.
 
     Raises:
@@ -61,6 +62,12 @@ class Store:
     def _open(self) -> None:
         settings = self.settings
         self.writer = load_writer(self._layout)
+        self.pins = PinBoard(
+            self._layout.internal,
+            self._clock,
+            pins_max=settings.pins_max,
+            seconds_max=settings.pin_seconds_max,
+        )
         options = TableOptions(
             numeric=settings.numeric_type,
             segment_rows=settings.ring_segment_rows,
@@ -231,10 +238,6 @@ class Store:
                 f"a batch of {size} bytes is above lakehouse.wal_record_mb ({limit} bytes).",
                 hint="Send smaller batches.",
             )
-
-    def snapshot(self, table: str) -> TableSnapshot:
-        """Return a consistent cut over ``table`` as it is now; it stays as it is while it is held."""
-        return self._table(table).snapshot()
 
     def flush(self) -> dict[str, int]:
         """Move all rows into parts now; return each table's flushed ``seq``.
