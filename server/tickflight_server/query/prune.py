@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -55,19 +55,14 @@ class PartCandidates:
 
     def members(self, column: str, values: frozenset[str]) -> Masks | None:
         """See ``Candidates``."""
-        if column not in ("exchange", "symbol"):
-            return None
-        held = getattr(self._index, column)
-        inside = np.zeros(len(held), dtype=bool)
-        for value in values:
-            inside |= held == value
-        return inside, ~inside
+        return self.labels(column, values.__contains__)
 
     def labels(self, column: str, holds: Callable[[str], bool]) -> Masks | None:
-        """See ``Candidates``."""
+        """See ``Candidates``; ``holds`` is asked once for each distinct label."""
         if column not in ("exchange", "symbol"):
             return None
-        inside = np.array([holds(label) for label in getattr(self._index, column)], dtype=bool)
+        codes, labels = part_labels(self._index, column)
+        inside = np.array([holds(label) for label in labels], dtype=bool)[codes]
         return inside, ~inside
 
     def range(self, column: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
@@ -77,6 +72,19 @@ class PartCandidates:
         if column == "seq":
             return self._index.min_seq, self._index.max_seq
         return None
+
+
+def part_labels(index: PartIndex, column: str) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return a label column of ``index`` as codes and what they stand for.
+
+    MERGE: becomes ``index.labels(column)``, which has both at hand; here they are made from the labels each time.
+    """
+    if (at_hand := getattr(index, "labels", None)) is not None:
+        return cast("tuple[npt.NDArray[np.int64], list[str]]", at_hand(column))
+    places: dict[str, int] = {}
+    column_values = getattr(index, column)
+    codes = np.fromiter((places.setdefault(v, len(places)) for v in column_values), np.int64, len(column_values))
+    return codes, list(places)
 
 
 class SegmentCandidates:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tickflight_server.query.filters import And, Compare, Filter, In, IsNull, Literal, Not, Or, Unknown, read_expression
-from tickflight_server.query.prune import PartCandidates, SegmentCandidates, may_match
+from tickflight_server.query.prune import PartCandidates, SegmentCandidates, may_match, part_labels
 from tickflight_server.store.partition import Part
 from tickflight_server.store.parts import make_index
 from tickflight_server.store.ring import Segment, make_segment
@@ -118,6 +118,18 @@ def test_part_left_out_holds_no_matching_row(split: list[list[Row]], expression:
     assert len(keep) == len(parts)
     for content, kept in zip(contents, keep, strict=True):
         assert kept or content.filter(expression).num_rows == 0
+
+
+@given(pieces)
+def test_labels_are_asked_about_once_each(split: list[list[Row]]) -> None:
+    index = make_index(parts_of(split)[0])
+    codes, labels = part_labels(index, "symbol")
+    assert [labels[code] for code in codes] == list(index.symbol)
+    asked: list[str] = []
+    masks = PartCandidates(index).labels("symbol", lambda label: bool(asked.append(label)))
+    assert masks is not None
+    assert sorted(asked) == sorted(set(index.symbol))
+    assert PartCandidates(index).labels("price", bool) is None
 
 
 SPLIT: list[list[Row]] = [
