@@ -418,7 +418,11 @@ def test_plan_that_fails_leaves_nothing_behind(engine: Engine) -> None:
             engine.plan("SELECT pricee FROM trades")
         assert engine.plan("SELECT price FROM trades WHERE seq = 1").filters["trades"] is not None
     assert engine._probers.qsize() == 1
-    assert threading.active_count() == threads
+    # a timer that was called off needs a moment to end on a busy machine
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert threading.active_count() <= threads
 
 
 def free_places(engine: Engine) -> int:
