@@ -148,7 +148,8 @@ class LakehouseSettings(_Section):
         ge=1,
         description="memory of each table's keys, beside those of rows not in parts; above it, parts are read",
     )
-
+    pins_max: int = Field(1000, ge=1, description="snapshots that clients hold at once")
+    pin_seconds_max: int = Field(2_592_000, ge=1, description="longest time a snapshot is held without being renewed")
     tier: TierSettings | None = Field(None, description="where old parts move; none: they stay in storage_path")
 
     @field_validator("dedup")

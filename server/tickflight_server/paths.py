@@ -3,6 +3,7 @@
     <storage_path>/
       _tickflight/writer            the server's identity (a UUID as text)
       _tickflight/lock              held by the running server
+      _tickflight/pins.json         the snapshots that clients hold
       _tickflight/log/<number>.log  the write-ahead log, numbered in order
       _tickflight/spill/            what queries put aside when memory is short
       _tickflight/cache/<16 hex>-<name of a part>   copies of parts that live in the tier
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+PINS_NAME = "pins.json"
 LOG_NAME = re.compile(r"(\d{12})\.log")
 # the last field is the xxh3_64 of the file's contents; until version 0.2 it was 8 random digits
 PART_NAME = re.compile(r"(\d{19})-(\d{19})-([0-9a-f]{16}|[0-9a-f]{8})\.parquet")

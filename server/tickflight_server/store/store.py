@@ -30,6 +30,7 @@ from tickflight_server.store.keeper import Keeper, Readers
 from tickflight_server.store.part_cache import PartCache
 from tickflight_server.store.partition import PartOptions
 from tickflight_server.store.parts import PartIndex
+from tickflight_server.store.pins import PinBoard
 from tickflight_server.store.progress import Progress
 from tickflight_server.store.record import AppendRecord, batch_to_payload
 from tickflight_server.store.rows import fit
@@ -79,6 +80,12 @@ class Store:
     def _open(self) -> None:
         settings = self.settings
         self.writer = load_writer(self._layout)
+        self.pins = PinBoard(
+            self._layout.internal,
+            self._clock,
+            pins_max=settings.pins_max,
+            seconds_max=settings.pin_seconds_max,
+        )
         keys = settings.dedup_columns
         self._part_options = {
             name: PartOptions(settings.compression, settings.row_group_rows, keys.get(name, ()))
@@ -116,7 +123,7 @@ class Store:
             options=self._part_options,
             tier=self._tier,
             check=checker.check,
-            pinned=lambda _: 0,
+            pinned=self.pins.protected_seq,
             behind=lambda: self._upkeep.behind,
         )
         try:
@@ -189,6 +196,14 @@ class Store:
     def root(self) -> Path:
         """The data folder, absolute."""
         return self._layout.root
+
+    @property
+    def read_folders(self) -> list[Path]:
+        """Where the parts that ``open_parts`` gives may lie: in the tables' folders, the cache, and a folder tier."""
+        folders = [self._layout.table(name) for name in self._tables] + [self._layout.cache]
+        if self._tier is not None and (root := self._tier.root) is not None:
+            folders.append(root)
+        return folders
 
     @property
     def log(self) -> WriteAheadLog:

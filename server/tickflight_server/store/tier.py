@@ -127,6 +127,11 @@ class Tier:
             partial.unlink(missing_ok=True)
         return fetched
 
+    @property
+    def root(self) -> Path | None:
+        """The folder that the tier is, None for an object store."""
+        return self._folder.root if self._folder else None
+
     def owns(self, url: str) -> bool:
         """Return whether ``url`` is one of this place."""
         return url.startswith(f"{self.url}/") and _is_key(url.removeprefix(f"{self.url}/"))
