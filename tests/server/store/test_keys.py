@@ -251,6 +251,16 @@ def test_a_late_integer_reads_only_parts_whose_range_holds_it(lake: Lake) -> Non
     assert lake.metrics.read()["dedup_parts_read"] == 1
 
 
+def test_parts_are_read_one_after_the_other_as_they_are_asked_for(lake: Lake) -> None:
+    for start in range(0, 100, 10):
+        lake.append(trades(*(str(i) for i in range(start, start + 10, 2))))
+        lake.flush()
+    lake.restart()
+    for number, late in enumerate((32, 64, 4, 96, 34), start=1):
+        assert lake.append(trades(str(late), str(late + 1))) == [False, True]
+        assert lake.metrics.read()["dedup_parts_read"] == min(number, 4)
+
+
 def test_new_parts_are_not_read_while_the_set_has_their_rows(lake: Lake) -> None:
     for start in range(0, 1_000, 10):
         lake.append(trades(*(f"id-{i}" for i in range(start, start + 10)), str(start), str(start)))
@@ -370,6 +380,15 @@ def test_the_day_used_longest_ago_is_dropped_first(tmp_path: Path) -> None:
     lake.append(trades("id-1", day=1))
     lake.append(trades("id-1", day=0))
     assert {number: day.nbytes > 0 for number, day in lake.index._days.items()} == {0: True, 1: True, 2: False}
+
+
+def test_integers_are_known_after_their_set_was_dropped(lake: Lake) -> None:
+    lake.append(trades("1", "5"))
+    assert lake.append(trades("5")) == [False]  # the set has both when they go to a part
+    lake.flush()
+    assert lake.append(trades("5")) == [False]
+    lake.index._days[0].drop_set()
+    assert lake.append(trades("5", "4", "1")) == [False, True, False]
 
 
 def test_streams_of_two_connections_are_one(lake: Lake) -> None:
