@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from crash_points import fast_folder
+from crash_recording import fast_folder
 from disk_shim import compile_shim, missing_compiler
 
 COUNTS: Counter[str] = Counter()
@@ -22,6 +22,8 @@ class Campaign:
 
     name: str
     crash_points: int | None
+    recoveries: int  # crashes whose recovery is crashed, too
+    points_of_a_recovery: int
     faults: int | None
     short_writes: int
     faulted_runs: int  # runs with a fault whose journal is then crashed
@@ -29,7 +31,10 @@ class Campaign:
     kills: int
 
 
-CAMPAIGNS = {c.name: c for c in (Campaign("sample", 70, 20, 4, 2, 6, 7), Campaign("full", None, None, 0, 100, 25, 200))}
+CAMPAIGNS = {
+    c.name: c
+    for c in (Campaign("sample", 70, 1, 8, 20, 4, 2, 6, 7), Campaign("full", None, 60, 25, None, 0, 100, 25, 200))
+}
 
 
 @pytest.fixture(scope="session")

@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_points import Failure, Point, Way, check_in_pool, find_points, record
-from disk_model import Disk, read_tree
-from disk_shim import Entry, Kind, read_journal
+from crash_points import Failure, check_in_pool
+from crash_recording import Point, Recording, Way, find_points, record, record_recovery, states
+from disk_model import read_tree
+from disk_shim import Entry, Kind
 
-PROCESSES = 2
 SEEN_MAX = 20  # failures that are shown
 
 
 @pytest.fixture(scope="module")
-def recorded(shim: Path, seed: int, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folder and the journal of one run of the workload."""
-    return record(shim, tmp_path_factory.mktemp("recorded").resolve(), seed)
+def recorded(shim: Path, seed: int, scratch_of_module: Path) -> Recording:
+    """One run of the workload."""
+    return record(shim, scratch_of_module / "run", seed)
 
 
-def test_nothing_changes_the_folder_unseen(recorded: tuple[Path, Path]) -> None:
-    folder, journal = recorded
-    entries = read_journal(journal)
-    disk = Disk()
+def test_nothing_changes_the_folder_unseen(recorded: Recording) -> None:
+    entries = recorded.entries()
+    disk, _ = recorded.begin()
     for entry in entries:
         disk.apply(entry)
-    assert disk.killed() == read_tree(folder)
+    assert disk.killed() == read_tree(recorded.disk)
     assert not [e for e in entries if e.kind is Kind.ESCAPE]
 
 
-def test_the_run_does_all_that_a_crash_can_meet(recorded: tuple[Path, Path]) -> None:
-    done = [e for e in read_journal(recorded[1]) if not e.error]
+def test_the_run_does_all_that_a_crash_can_meet(recorded: Recording) -> None:
+    done = [e for e in recorded.entries() if not e.error]
 
     def happened(kind: Kind, text: str) -> bool:
         return any(e.kind is kind and text in e.path for e in done)
@@ -49,13 +47,30 @@ def test_the_run_does_all_that_a_crash_can_meet(recorded: tuple[Path, Path]) -> 
 
 
 def test_what_was_acknowledged_survives_a_crash_at_any_point_once(
-    recorded: tuple[Path, Path], campaign: Any, seed: int, scratch: Path, counts: Counter[str], kept: Path
+    recorded: Recording, campaign: Any, seed: int, scratch: Path, counts: Counter[str], kept: Path
 ) -> None:
-    entries = read_journal(recorded[1])
-    points = choose(entries, campaign.crash_points, seed)
+    points = choose(recorded.entries(), campaign.crash_points, seed)
     counts["crash points"] += len(points)
-    failures = check_in_pool(recorded[1], seed, points, scratch, processes=PROCESSES)
-    assert not failures, report(failures, recorded[1], kept, seed)
+    failures = check_in_pool(recorded, points, scratch)
+    assert not failures, report(failures, recorded, kept)
+
+
+def test_a_crash_of_the_recovery_from_a_crash_costs_no_more(
+    shim: Path, recorded: Recording, campaign: Any, seed: int, scratch: Path, counts: Counter[str], kept: Path
+) -> None:
+    chance = random.Random(seed)
+    points = [p for p in find_points(recorded.entries()) if p.way != Way.KILL.value]
+    for point, tree, ledger in states(recorded, sorted(chance.sample(points, campaign.recoveries))):
+        try:
+            again = record_recovery(shim, scratch / f"recovery-{point.number}-{point.way}", tree, ledger)
+        except AssertionError as error:
+            pytest.fail(f"{report([Failure(point, str(error))], recorded, kept)}")
+        inner = find_points(again.entries())
+        inner = sorted(chance.sample(inner, min(campaign.points_of_a_recovery, len(inner))))
+        counts["crash points of recoveries"] += len(inner)
+        failures = check_in_pool(again, inner, scratch)
+        assert not failures, report(failures, again, kept)
+        shutil.rmtree(again.folder)
 
 
 def choose(entries: list[Entry], count: int | None, seed: int) -> list[Point]:
@@ -76,10 +91,10 @@ def choose(entries: list[Entry], count: int | None, seed: int) -> list[Point]:
     return sorted(chosen[:count])
 
 
-def report(failures: list[Failure], journal: Path, kept: Path, seed: int) -> str:
-    """Keep the journal, and say how each point is tried again."""
-    copy = kept / journal.name
-    shutil.copy(journal, copy)
-    again = f"{Path(sys.executable).name} tests/support/crash_points.py {copy} --seed {seed} --point"
+def report(failures: list[Failure], recording: Recording, kept: Path) -> str:
+    """Keep the recording, and say how each point is tried again."""
+    copy = kept / recording.folder.name
+    shutil.copytree(recording.folder, copy)
+    again = f"python tests/support/crash_points.py {copy} --seed {recording.seed} --point"
     lines = [f"{f.point}: {f.said.splitlines()[-1]}\n    {again} {f.point}" for f in failures[:SEEN_MAX]]
     return "\n".join([f"{len(failures)} points failed", *lines])

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_points import check_in_pool, find_points
-from disk_shim import Entry, Kind, read_journal
-from fault_matrix import SHORT, FaultMatrix, FaultResult, end_of
+from crash_points import check_in_pool
+from crash_recording import find_points
+from disk_shim import Entry, Kind
+from fault_matrix import FaultMatrix, FaultResult, end_of
+from fault_points import SHORT
 
-PROCESSES = 2
 ERRORS = ("EIO", "ENOSPC")
 
 
@@ -41,7 +42,7 @@ def test_a_fault_at_any_operation_is_told_and_passes(
         short = chance.sample(short, campaign.short_writes)
     points += short
     counts["faults"] += len(points)
-    results = matrix.run(points, processes=PROCESSES)
+    results = matrix.run(points)
     assert [r.point for r in results if r.failed] == [], report(results, seed)
     assert len(results) == len(points)
 
@@ -60,17 +61,18 @@ def test_power_lost_after_a_fault_costs_nothing_acknowledged(
     numbers = [n + 1 for n, e in enumerate(operations) if e.kind in (Kind.SYNC, Kind.WRITE)]
     failed = []
     for number in chance.sample(numbers, min(campaign.faulted_runs, len(numbers))):
-        journal, result = matrix.record(f"{number}:{chance.choice(ERRORS)}")
+        recording, result = matrix.record(f"{number}:{chance.choice(ERRORS)}")
         assert result.failed is None, report([result], seed)
-        entries = read_journal(journal)
+        entries = recording.entries()
         fault = next((n for n, e in enumerate(entries) if e.error and e.kind in (Kind.SYNC, Kind.WRITE)), 0)
         points = [p for p in find_points(entries[: end_of(entries)]) if p.number > fault and "power" in p.way]
         points = sorted(chance.sample(points, min(campaign.points_of_a_faulted_run, len(points))))
         counts["crash points after a fault"] += len(points)
-        failures = check_in_pool(journal, seed, points, scratch, processes=PROCESSES)
+        failures = check_in_pool(recording, points, scratch)
         if failures:
-            shutil.copy(journal, kept)
-        failed += [f"{journal.name} after {result.hit}: {f.point}: {f.said.splitlines()[-1]}" for f in failures]
+            shutil.copytree(recording.folder, kept / recording.folder.name)
+        said = f"{kept / recording.folder.name} with seed {seed}, after {result.hit}"
+        failed += [f"{said}: {f.point}: {f.said.splitlines()[-1]}" for f in failures]
     assert not failed, "\n".join(failed)
 
 

@@ -6,10 +6,12 @@ of each batch what was promised about it, no more.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,18 @@ class Ledger:
             self.sent[mark["sent"]] = Sent(mark["sent"], mark["table"], producer, mark["text"])
         elif "acked" in mark:
             self.acked[mark["acked"]] = Acked(mark["first_seq"])
+
+    def marks(self) -> Iterator[dict[str, Any]]:
+        """Yield the marks that make this ledger."""
+        for sent in self.sent.values():
+            yield sent.mark()
+        for number, ack in self.acked.items():
+            yield {"acked": number, "first_seq": ack.first_seq}
+
+    def load(self, marks: Path) -> None:
+        """Take in the marks of a file, one a line."""
+        for line in marks.read_text().splitlines():
+            self.apply(json.loads(line))
 
     def unanswered(self) -> Iterator[Sent]:
         """Yield what is to be sent again, in order; without a producer nobody may."""

@@ -179,18 +179,22 @@ SESSIONS: tuple[tuple[Step, ...], ...] = (
 """The sessions of a recorded run, one process each. A kill ends its session; the steps behind it are its occasion."""
 
 
-def run_session(folder: Path, ledger: Ledger, number: int, control: Control) -> None:
+RECOVERY = "recovery"
+_RECOVERY_STEPS: tuple[Step, ...] = (("append", 3), ("flush", 0), ("resend", 5), ("append", 1), ("close", 0))
+
+
+def run_session(folder: Path, ledger: Ledger, name: str, control: Control) -> None:
     """Run one session in this process, which is under the shim."""
-    chance = random.Random(f"session/{ledger.seed}/{number}")
+    chance = random.Random(f"session/{ledger.seed}/{name}")
     workload = Workload(folder, ledger, say=mark)
-    for step in SESSIONS[number]:
+    for step in _RECOVERY_STEPS if name == RECOVERY else SESSIONS[int(name)]:
         if isinstance(step, Kill):
             nth = chance.randrange(1, step.nth_max + 1)
             control.arm(step.action, first=nth, kinds=[step.kind], pattern=step.pattern)
             continue
-        name, count = step
-        mark({"step": name})
-        STEPS[name](workload, count)
+        what, count = step
+        mark({"step": what})
+        STEPS[what](workload, count)
         if control.hits == 0:
             workload.check()
     workload.close()
@@ -205,10 +209,13 @@ def main() -> None:
     """Run one session; what earlier sessions sent and heard is in the journal."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--session", type=int, required=True)
+    parser.add_argument("--session", required=True)
+    parser.add_argument("--promises", type=Path, help="marks of the run before the crash that this one begins with")
     options = parser.parse_args()
     be_quiet()
     ledger = Ledger(options.seed)
+    if options.promises is not None:
+        ledger.load(options.promises)
     for entry in read_journal(Path(os.environ["DISK_SHIM_JOURNAL"])):
         if entry.kind is Kind.MARK:
             ledger.apply(entry.mark)

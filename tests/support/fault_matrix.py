@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from crash_points import fast_folder
+from crash_points import PROCESSES
+from crash_recording import Recording, fast_folder
 from disk_shim import CHANGING, Control, Entry, Kind, compile_shim, read_journal, shim_environment
 from fault_points import SHORT
 
@@ -49,16 +50,18 @@ class FaultMatrix:
         entries = read_journal(journal)
         return [e for e in entries[: end_of(entries)] if e.kind in CHANGING]
 
-    def record(self, point: str) -> tuple[Path, FaultResult]:
-        """Run one point and return its journal: what is on the disk when power is lost after such a fault?"""
-        journal = self._scratch / f"faults-{point.replace(':', '-')}.journal"
-        (result,) = self._run_process(f"recorded-{point.replace(':', '-')}", [point], journal)
-        return journal, result
+    def record(self, point: str) -> tuple[Recording, FaultResult]:
+        """Run one point and keep its journal: what is on the disk when power is lost after such a fault?"""
+        name = f"recorded-{point.replace(':', '-')}"
+        recording = Recording(self._scratch / name, self._seed)
+        recording.folder.mkdir()
+        (result,) = self._run_process(name, [point], recording.journal)
+        return recording, result
 
-    def run(self, points: list[str], *, processes: int) -> list[FaultResult]:
-        """Run ``points``, shared among ``processes``."""
-        with ThreadPoolExecutor(processes) as pool:
-            shares = [points[part::processes] for part in range(processes)]
+    def run(self, points: list[str]) -> list[FaultResult]:
+        """Run ``points``, shared among processes."""
+        with ThreadPoolExecutor(PROCESSES) as pool:
+            shares = [points[part::PROCESSES] for part in range(PROCESSES)]
             futures = [pool.submit(self._run_share, str(n), share) for n, share in enumerate(shares)]
             return [result for future in futures for result in future.result()]
 
@@ -118,7 +121,7 @@ def main() -> None:
         operations = matrix.operations()
         points = [f"{n + 1}:{error}" for n in range(len(operations)) for error in ("EIO", "ENOSPC")]
         points += [f"{n + 1}:{SHORT}" for n, e in enumerate(operations) if e.kind is Kind.WRITE]
-    results = matrix.run(points, processes=2)
+    results = matrix.run(points)
     for result in results:
         if result.failed is not None or options.point:
             print(f"{result.point} at {result.hit} ({result.hits} failed): {result.failed or 'nothing is wrong here'}")
