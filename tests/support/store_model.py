@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +28,16 @@ def rows_in(batch: pa.RecordBatch | pa.Table) -> list[Row]:
     return list(map(Row, batch["seq"].to_pylist(), batch["symbol"].to_pylist(), days, batch["price"].to_pylist()))
 
 
+_known: dict[tuple[Path, int, int], list[Row]] = {}
+
+
 def read_part_rows(path: Path) -> list[Row]:
-    """Return the rows of a part's file."""
-    return rows_in(pq.ParquetFile(path).read(["seq", "symbol", "timestamp", "price"]))
+    """Return the rows of a part's file; a file that has not changed is read once."""
+    status = path.stat()
+    key = (path, status.st_size, status.st_mtime_ns)
+    if key not in _known:
+        _known[key] = rows_in(pq.ParquetFile(path).read(["seq", "symbol", "timestamp", "price"]))
+    return _known[key]
 
 
 def read_rows(snapshot: TableSnapshot, folder: Path) -> list[Row]:
@@ -42,59 +48,39 @@ def read_rows(snapshot: TableSnapshot, folder: Path) -> list[Row]:
     return sorted(row for row in found if snapshot.upto is None or row.seq <= snapshot.upto)
 
 
-@dataclass
-class Places:
-    """Where a table's rows are: by the parts that list them, and in memory."""
+def check_state(state: TableState, folder: Path, rows: list[Row], last_seq: int | None = None) -> None:
+    """See that a state keeps every promise of ``TableState`` and of its parts' names about ``rows``.
 
-    parts: dict[str, list[Row]]
-    held: list[Row]
-    ring: list[Row]
-
-
-def find_rows(state: TableState, folder: Path) -> Places:
-    """Read all parts and all memory of a state."""
-    return Places(
-        {path: read_part_rows(folder / path) for path in state.parts.path},
-        [row for s in state.held for row in rows_in(s.batch)],
-        [row for s in state.segments for row in rows_in(s.batch)],
-    )
-
-
-def check_state(state: TableState, folder: Path, rows: list[Row]) -> None:
-    """See that a state keeps every promise of ``TableState`` and of its parts' names about ``rows``."""
-    assert [r.seq for r in rows] == list(range(1, len(rows) + 1))
-    places = find_rows(state, folder)
-    in_parts = sorted(row for found in places.parts.values() for row in found)
-    assert len(set(in_parts)) == len(in_parts), "no row is in two parts"
-    assert state.last_seq == len(rows)
+    These are all rows, in order of ``seq``, but for those of parts that expired.
+    """
+    parts = {path: read_part_rows(folder / path) for path in state.parts.path}
+    held = sorted(row for s in state.held for row in rows_in(s.batch))
+    ring = [row for s in state.segments for row in rows_in(s.batch)]
+    in_parts = {row for found in parts.values() for row in found}
+    assert len(in_parts) == sum(map(len, parts.values())), "no row is in two parts"
+    assert state.last_seq == (len(rows) if last_seq is None else last_seq)
     assert state.flushed_seq <= state.target <= state.last_seq
-    assert set(rows[: state.flushed_seq]) <= set(in_parts), "rows up to the flushed seq are in parts"
+    assert {r for r in rows if r.seq <= state.flushed_seq} <= in_parts, "rows up to the flushed seq are in parts"
     assert all(row.seq <= state.target for row in in_parts)
-    _check_parts(state, places, rows)
-    assert places.ring == rows[state.ring_from :], "segments hold exactly the rows above the ring's start"
-    read = {
-        r
-        for p, last in zip(state.parts.path, state.parts.last, strict=True)
-        for r in places.parts[p]
-        if last <= state.ring_from
-    }
-    assert sorted(places.held) == [r for r in rows[: state.ring_from] if r not in read], "held rows are all the others"
-    left = len(rows[: state.target]) - len(in_parts)
-    assert (state.leftover_rows, state.unflushed_rows) == (left, left + len(rows) - state.target)
+    _check_parts(state, parts, rows)
+    assert ring == [r for r in rows if r.seq > state.ring_from], "segments hold exactly the rows above the ring's start"
+    seen = {row for path in state.parts.chosen(state.parts.last <= state.ring_from).path for row in parts[path]}
+    assert held == [r for r in rows if r.seq <= state.ring_from and r not in seen], "held rows are all the others"
+    left = [r for r in rows if r.seq <= state.target and r not in in_parts]
+    assert (state.leftover_rows, state.unflushed_rows) == (len(left), len(left) + state.last_seq - state.target)
     _check_bounds(state)
 
 
-def _check_parts(state: TableState, places: Places, rows: list[Row]) -> None:
+def _check_parts(state: TableState, parts: dict[str, list[Row]], rows: list[Row]) -> None:
     of: defaultdict[tuple[str, int], set[Row]] = defaultdict(set)
     covered: defaultdict[tuple[str, int], int] = defaultdict(int)
-    for place, (path, found) in enumerate(places.parts.items()):
+    for place, (path, found) in enumerate(parts.items()):
         part = state.parts.part(place)
-        assert part.path == path
         key = (part.key.symbol, part.key.day)
         assert {row[1:3] for row in found} == {key}
-        assert (part.rows, part.min_seq, part.max_seq) == (len(found), min(found).seq, max(found).seq)
-        assert (part.last, int(state.parts.last[place])) == (part.last, part.last)
-        assert part.max_seq <= part.last
+        assert (part.path, part.rows) == (path, len(found))
+        assert (part.min_seq, part.max_seq) == (min(found).seq, max(found).seq)
+        assert part.max_seq <= part.last == int(state.parts.last[place])
         of[key] |= set(found)
         covered[key] = max(covered[key], part.last)
     for key, last in covered.items():
