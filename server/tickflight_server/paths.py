@@ -5,6 +5,7 @@
       _tickflight/lock              held by the running server
       _tickflight/log/<number>.log  the write-ahead log, numbered in order
       _tickflight/spill/            what queries put aside when memory is short
+      _tickflight/damaged/<time>/   what a repair set aside, and its report.json
       <table>/_delta_log/           the table's versions
       <table>/year=2026/month=11/day=22/exchange=BINANCE/symbol=BTC-USDT/<first>-<last>-<checksum>.parquet
 
@@ -57,6 +58,11 @@ class Layout:
     def spill(self) -> Path:
         """Folder of what queries put aside when memory is short; emptied at the start."""
         return self.internal / "spill"
+
+    @property
+    def damaged(self) -> Path:
+        """Folder of what repairs set aside, one folder a repair."""
+        return self.internal / "damaged"
 
     def table(self, name: str) -> Path:
         """Folder of a table."""
