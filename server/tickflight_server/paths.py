@@ -7,6 +7,7 @@
       _tickflight/log/<number>.log  the write-ahead log, numbered in order
       _tickflight/spill/            what queries put aside when memory is short
       _tickflight/cache/<16 hex>-<name of a part>   copies of parts that live in the tier
+      _tickflight/damaged/<time>/   what a repair set aside, and its report.json
       <table>/_delta_log/           the table's versions
       <table>/year=2026/month=11/day=22/exchange=BINANCE/symbol=BTC-USDT/<first>-<last>-<checksum>.parquet
 
@@ -66,6 +67,11 @@ class Layout:
     def cache(self) -> Path:
         """Folder of the copies of parts that live in the tier."""
         return self.internal / "cache"
+
+    @property
+    def damaged(self) -> Path:
+        """Folder of what repairs set aside, one folder a repair."""
+        return self.internal / "damaged"
 
     def table(self, name: str) -> Path:
         """Folder of a table."""

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 import tickflight_server
+from tickflight_server.cli import upkeep
 from tickflight_server.cli.backfill import export_command, import_command
 from tickflight_server.config import Settings, load_settings
 from tickflight_server.errors import ServerError
@@ -138,6 +139,10 @@ def demo(
     options = DemoOptions(data, seconds, exchange, sandbox.upper(), names, rate, seed, port)
     if not run_demo(options, click.echo):
         sys.exit(1)
+
+
+for _command in upkeep.COMMANDS:
+    cli.add_command(_command)
 
 
 def _fail(text: str) -> NoReturn:
