@@ -191,7 +191,8 @@ def restart() -> Iterator[Figure]:
     """Start with a gigabyte of log that nothing was flushed from: seconds, and the most memory it took."""
     folder = Path(tempfile.mkdtemp(prefix="restart-", dir=FOLDER))
     try:
-        code = f"import bench.growth as g; g.{{}}({str(folder)!r})"
+        logs = "from tickflight_server.logs import configure_logs; configure_logs('error')"
+        code = f"{logs}; import bench.growth as g; g.{{}}({str(folder)!r})"
         _python(code.format("fill_log"))
         log_mb = sum(p.stat().st_size for p in (folder / "_tickflight/log").iterdir()) / 1e6
         base = float(_python(code.format("idle")))

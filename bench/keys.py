@@ -1,6 +1,6 @@
 """The check for duplicates: time a row of ``KeyIndex.fresh``, which is spent under the store's append lock.
 
-The time is the processor's, of all threads: others on the machine disturb it less. Only parts are read by more than one.
+The time is the processor's, of all threads: others on the machine disturb it less. Only parts are read by several.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tickflight_server.paths import parse_part_file_name, part_checksum
-from tickflight_server.store.access import file_checksum
 from tickflight_server.store.evolution import widens
 from tickflight_server.store.partition import DAY_US, Part, PartitionKey
 from tickflight_server.store.parts import Ints
+from tickflight_server.store.tier import file_checksum
 
 LOST_KINDS = ("part.missing", "part.size", "part.checksum", "part.unreadable", "part.schema")
 REWRITTEN_KINDS = ("part.bounds", "part.order")

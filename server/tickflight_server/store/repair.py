@@ -19,7 +19,6 @@ import structlog
 
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.errors import StorageError
-from tickflight_server.store.access import file_checksum
 from tickflight_server.store.check import Checker
 from tickflight_server.store.delta_log import FOLDER
 from tickflight_server.store.files import make_folder, sync_folder
@@ -29,6 +28,7 @@ from tickflight_server.store.repair_log import Fragments
 from tickflight_server.store.repair_report import DONE, DamagedLog, RepairReport, earlier_reports, unfinished
 from tickflight_server.store.repair_table import TableRepair
 from tickflight_server.store.seqset import Range, SeqSet
+from tickflight_server.store.tier import file_checksum
 from tickflight_server.store.version_scan import HINT, marks_of, probe
 
 LOG = structlog.get_logger(__name__)
