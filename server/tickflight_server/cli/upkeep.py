@@ -179,7 +179,7 @@ def compact(config: Path | None, storage_path: Path | None, table: str | None, a
 
     settings = _lakehouse("compact", config, storage_path).model_copy(update={"compact_share": 0.0})
     with _unless_served("compact"):
-        store = Store(settings)
+        store = Store(settings, background=False)
     try:
         for name in [table] if table is not None else list(store.tables):
             done = store.keeper.compact(all_of_it=all_of_it, table=name)
@@ -204,9 +204,8 @@ def vacuum(config: Path | None, storage_path: Path | None, hours: float | None, 
 
     settings = _lakehouse("vacuum", config, storage_path).model_copy(update={"compact_share": 0.0})
     with _unless_served("vacuum"):
-        store = Store(settings)
+        store = Store(settings, background=False)
     try:
-        store.keeper.close()  # in the background it would delete by its own rules meanwhile
         sizes = {p: p.stat().st_size for n in store.tables for p in (store.root / n).rglob("*.parquet")}
         gone = store.keeper.vacuum(dry_run=dry_run, hours=hours)
         for name in store.tables:

@@ -20,17 +20,19 @@ from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
+import structlog
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from tickflight_server.errors import NotFoundError, StorageError
 from tickflight_server.schemas import NumericType, TableSchema
-from tickflight_server.store.delta_log import sync_version, version_files, write_metadata
+from tickflight_server.store.delta_log import set_torn_aside, sync_version, version_files, write_metadata
 from tickflight_server.store.evolution import evolve
 from tickflight_server.store.partition import DAY_US, Part
 from tickflight_server.store.parts import EMPTY, Names, PartIndex, name_bounds
 
+LOG = structlog.get_logger(__name__)
 PARTITION_KEYS = ("year", "month", "day", "exchange", "symbol")
 EVOLVED = "tickflight.evolvedSeq"
 
@@ -89,6 +91,10 @@ class TableCatalog:
         if not DeltaTable.is_deltatable(str(self._folder)):
             return self._empty(), 0
         try:
+            if (torn := set_torn_aside(self._folder)) is not None:
+                LOG.warning("catalog.torn_version", table=self._table.name, version=torn)
+                if not DeltaTable.is_deltatable(str(self._folder)):
+                    return self._empty(), 0
             self._delta = DeltaTable(str(self._folder))
             flushed = self._delta.transaction_version(self._app_id)
             index = self._read_parts(self._delta)
@@ -268,6 +274,10 @@ class TableCatalog:
         actions = pa.table(delta.get_add_actions(flatten=True))
         if actions.num_rows == 0:
             return self._empty()
+
+        for name in ("num_records", "min.timestamp", "max.timestamp", "min.seq", "max.seq"):
+            if actions.column(name).null_count:
+                raise pa.ArrowInvalid(f"a part has no statistics {name!r}")
 
         def ints(name: str) -> Any:
             return actions.column(name).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)

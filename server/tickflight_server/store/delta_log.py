@@ -31,6 +31,37 @@ def version_files(table: Path) -> list[tuple[int, Path]]:
     return sorted((int(m[1]), p) for p in folder.iterdir() if (m := _VERSION.fullmatch(p.name)))
 
 
+def set_torn_aside(table: Path) -> int | None:
+    """Take the newest version out of the log if it was cut off while it was written; return which it was.
+
+    delta-rs does not sync: power may go before a version's contents are on disk. Such a version was not yet synced by
+    ``sync_version``, so the log still has the rows of its flush. The file stays, under another name.
+    """
+    kept = version_files(table)
+    if not kept:
+        return None
+    version, path = kept[-1]
+    lines = path.read_bytes().splitlines()
+    try:
+        if lines and all(json.loads(line) for line in lines):
+            return None
+    except ValueError:
+        if not _is_cut(lines):
+            return None  # damaged, and said so by whoever reads it
+    path.rename(path.with_suffix(".json.torn"))
+    sync_folder(path.parent)
+    return version
+
+
+def _is_cut(lines: list[bytes]) -> bool:
+    """Return whether all lines but the last are whole, and the last one stops in the middle."""
+    try:
+        whole = all(json.loads(line) for line in lines[:-1])
+    except ValueError:
+        return False
+    return whole and not lines[-1].rstrip(b"\0").endswith(b"}")
+
+
 def sync_version(table: Path, version: int) -> None:
     """Make a version that delta-rs wrote durable, with its checkpoint if it has one."""
     folder = table / FOLDER

@@ -103,7 +103,7 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
     def start(self) -> None:
-        """Begin the background work, unless it is left to the command line."""
+        """Begin the background work."""
         self._thread.start()
 
     def close(self) -> None:

@@ -49,6 +49,8 @@ SEQUENCE_MAX = (1 << 63) - 1  # a Delta table's application transaction is a sig
 class Store:
     """All tables of one data folder, open for appending and reading. Use it as a context manager, or ``close`` it.
 
+    Without ``background`` nothing is flushed, merged or removed but by a call.
+
     Raises:
         ConfigError: the folder cannot be used, or another server uses it.
         LogCorruptError: the log is damaged before its end.
@@ -60,11 +62,14 @@ class Store:
         settings: LakehouseSettings,
         clock: Clock | None = None,
         tables: Mapping[str, TableSchema] = STORED,
+        *,
+        background: bool = True,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self._clock = clock or SystemClock()
         self._schemas = tables
+        self._background = background
         self.health = Health(self._clock)
         self._layout = Layout(settings.storage_path.absolute())
         self._close_lock = threading.Lock()
@@ -132,8 +137,9 @@ class Store:
             self._log.close()
             raise
         self._committer.start(self._log_recovered)
-        self._upkeep.start()
-        self.keeper.start()
+        if self._background:
+            self._upkeep.start()
+            self.keeper.start()
 
     def _make_table(self, schema: TableSchema) -> Table:
         settings = self.settings
