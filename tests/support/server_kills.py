@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,16 @@ import pyarrow as pa
 from crash_batches import TABLES, Acked, Ledger, Sent, rows_of
 from crash_check import as_in_parts, check_rows
 from disk_shim import Action, Control, Kind, shim_environment
+from pyarrow import flight
 from system_processes import DEADLINE_S, wait_for
 
 import tickflight
 from tickflight import writer as writer_module
 from tickflight_server.schemas import STORED
 
-_BACKOFF_S = (0.02, 0.1)  # collectors find a new server soon
+# collectors find a new server soon: many of these live for less than a second
+_BACKOFF_S = (0.02, 0.1)
+_CHANNEL = [(f"grpc.{which}_reconnect_backoff_ms", 100) for which in ("initial", "min", "max")]
 _OUTSTANDING_MAX = 40
 
 
@@ -166,8 +170,8 @@ class KilledServer:
         """Return the end of the server's log."""
         return (self._scratch / "server.log").read_text()[-3000:]
 
-    def die_once(self, moment: Moment, flush: Callable[[], None]) -> None:
-        """Start a server and have it killed at ``moment``.
+    def die_once(self, moment: Moment, answers: Callable[[], int], flush: Callable[[], None]) -> None:
+        """Start a server and have it killed at ``moment``; where it may listen, not before collectors were answered.
 
         One that does not meet its operation in time, for there was nothing to do there, is killed then.
         """
@@ -178,7 +182,9 @@ class KilledServer:
             self._control.arm(action, first=nth, kinds=moment.kinds, pattern=moment.pattern)
         process = self.start()
         if moment.listening:
+            before = answers()
             self.wait_until_listening()
+            wait_for(lambda: answers() > before, "an answer to a collector")
             if moment.kinds:
                 self._control.arm(action, first=nth, kinds=moment.kinds, pattern=moment.pattern)
             if moment.flush:
@@ -211,11 +217,11 @@ def kill_servers(library: Path, scratch: Path, seed: int, kills: int) -> dict[st
     address = f"grpc://127.0.0.1:{server.port}"
     server.start()
     server.wait_until_listening()
-    with patch.object(writer_module, "BACKOFF_S", _BACKOFF_S), server, tickflight.connect(address) as client:
+    with _fast_clients(), server, tickflight.connect(address) as client:
         collectors = [Collector(client, ledger, lock, t, f"collector of {t}".encode()) for t in TABLES]
         turn = 0
         while sum(server.kills.values()) < kills:
-            server.die_once(MOMENTS[turn % len(MOMENTS)], lambda: _ask_for_flush(address))
+            server.die_once(MOMENTS[turn % len(MOMENTS)], lambda: len(ledger.acked), lambda: _ask_for_flush(address))
             turn += 1
         server.start()
         server.wait_until_listening()
@@ -225,6 +231,13 @@ def kill_servers(library: Path, scratch: Path, seed: int, kills: int) -> dict[st
         assert len(ledger.acked) == len(ledger.sent), "a collector was given no answer"
         check_rows({name: _all_rows(client, name) for name in (*TABLES, "rejected")}, ledger)
     return server.kills
+
+
+@contextmanager
+def _fast_clients() -> Iterator[None]:
+    client = partial(flight.FlightClient, generic_options=_CHANNEL)
+    with patch.object(writer_module, "BACKOFF_S", _BACKOFF_S), patch.object(flight, "FlightClient", client):
+        yield
 
 
 def _ask_for_flush(address: str) -> None:
