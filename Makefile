@@ -17,6 +17,7 @@ help:
 	@echo "make test [ARGS=\"-k name\"]        install, then run the tests"
 	@echo "make lint                         ruff, mypy, import-linter"
 	@echo "make bench [ARGS=\"smoke\"]         figures, one JSON line each"
+	@echo "make crash [ARGS=\"--crash-seed 7\"] every crash and disk fault there is; long, see proto-notes/crash-testing.md"
 	@echo "make proto                        generate the protobuf code anew"
 
 demo: $(INSTALL_STAMP)
@@ -24,6 +25,9 @@ demo: $(INSTALL_STAMP)
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+crash: $(DEV_STAMP)
+	$(BIN)/python -m pytest tests/crash --campaign full $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

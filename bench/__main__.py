@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 
-from bench import smoke
+from bench import growth, keys, smoke
 from bench.figures import Figure
 from tickflight_server.logs import configure_logs
 
-BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {"smoke": smoke.run}
+BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {"growth": growth.run, "keys": keys.run, "smoke": smoke.run}
 
 
 def main() -> None:

@@ -2,9 +2,12 @@
 
 import re
 import subprocess
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+import duckdb
+import pyarrow as pa
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -13,8 +16,9 @@ from tickflight_server import config
 from tickflight_server.config import LakehouseSettings, QuerySettings, Settings
 from tickflight_server.paths import decode_component, encode_component, parse_log_file_name, parse_part_file_name
 from tickflight_server.query.engine import Engine
+from tickflight_server.query.statement import StatementReader
 from tickflight_server.schemas import MARKET, STORED
-from tickflight_server.store import Store
+from tickflight_server.store import Pin, PinBoard, Store
 from tickflight_server.store.record import FILE_HEADER, FileHeader, parse_file_header, parse_record, serialize_record
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +27,7 @@ README = (ROOT / "README.md").read_text()
 
 SECTIONS = {
     "lakehouse": config.LakehouseSettings,
+    "lakehouse.tier": config.TierSettings,
     "query": config.QuerySettings,
     "flight": config.FlightSettings,
     "auth": config.AuthSettings,
@@ -79,7 +84,7 @@ def test_every_setting_is_in_the_readme_with_its_default(name):
 
 
 def test_every_section_of_the_configuration_is_in_the_readme():
-    assert {name.split("[")[0] for name in SECTIONS} == set(Settings.model_fields)
+    assert {re.split(r"[.\[]", name)[0] for name in SECTIONS} == set(Settings.model_fields)
     classes = {c for c in vars(config).values() if isinstance(c, type) and issubclass(c, config._Section)}
     assert classes - {config._Section} == set(SECTIONS.values())
     assert all(issubclass(c, BaseModel) for c in classes)
@@ -137,7 +142,7 @@ def test_folder_examples_are_what_the_page_claims():
 def test_names_of_files_in_the_notes_are_names_of_the_store():
     text = "".join(page.read_text() for page in pages())
     logs = re.findall(r"\b[0-9]+\.log\b", text)
-    parts = re.findall(r"\b[0-9-]+-[0-9a-f]{8}\.parquet\b", text)
+    parts = re.findall(r"\b[0-9-]+-(?:[0-9a-f]{16}|[0-9a-f]{8})\.parquet\b", text)
     assert logs
     assert parts
     assert all(parse_log_file_name(name) for name in logs)
@@ -161,6 +166,52 @@ def test_sql_in_the_readme_binds(tmp_path):
             with engine.execute(plan) as execution:
                 assert execution.reader.read_all().schema == plan.schema
         engine.close()
+
+
+def test_sql_about_versions_runs(tmp_path):
+    found = blocks((NOTES / "time-travel.md").read_text(), "sql")
+    assert len(found) > 3
+    row = {"exchange": ["BINANCE"], "symbol": ["BTC-USDT"], "timestamp": [datetime(2026, 11, 22)]}
+    with Store(LakehouseSettings(storage_path=tmp_path / "store")) as store:
+        engine = Engine(store, QuerySettings())
+        for _ in range(2):
+            store.append("trades", pa.record_batch(row)).result()
+            store.flush()
+        for text in found:
+            # the table is younger than the time in the text
+            plan = engine.plan(text.replace("2026-11-22 22:50:00", "2199-01-01"))
+            with engine.execute(plan) as execution:
+                assert execution.reader.read_all().num_rows == 1
+        engine.close()
+
+
+def test_python_about_snapshots_compiles():
+    found = blocks((NOTES / "time-travel.md").read_text(), "python")
+    assert len(found) > 1
+    for number, text in enumerate(found):
+        compile(text, f"time-travel block {number}", "exec")
+
+
+def test_rewritten_statement_is_what_the_page_claims():
+    page = (NOTES / "time-travel.md").read_text()
+    before, after = re.search(r"^    (SELECT .*)\n    (SELECT .*)$", page, re.MULTILINE).groups()
+    with duckdb.connect() as connection:
+        assert StatementReader(connection, 1000).read(before).sql == after
+
+
+def test_example_of_pins_is_what_the_page_claims(tmp_path):
+    (text,) = blocks((NOTES / "time-travel.md").read_text(), "json")
+    (tmp_path / "pins.json").write_text(text)
+
+    class Clock:
+        def now_us(self):
+            return 1_790_000_000_000_000
+
+        def monotonic(self):
+            return 0.0
+
+    (pin,) = PinBoard(tmp_path, Clock()).active()
+    assert pin == Pin("4f8a11c09b2d6e5f70819203", {"ticker": 7, "trades": 300}, Clock().now_us(), 1790003600000000)
 
 
 def test_every_backend_is_in_the_readme():

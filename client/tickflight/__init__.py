@@ -19,6 +19,7 @@ from tickflight.errors import (
     WriteError,
 )
 from tickflight.result import Result
+from tickflight.snapshot import Snapshot
 from tickflight.writer import Ack, Writer
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "QueryError",
     "Result",
     "ServerError",
+    "Snapshot",
     "TickflightError",
     "UnavailableError",
     "UnsupportedError",

@@ -15,7 +15,8 @@ import pyarrow as pa
 from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
 from tickflight.errors import NotFoundError, QueryError
 from tickflight.result import Result
-from tickflight.wire.actions import FeedReport, Flush, FlushResult
+from tickflight.snapshot import Snapshot, header
+from tickflight.wire.actions import FeedReport, Flush, FlushResult, Health, HealthResult
 from tickflight.wire.commands import CommandGetTables
 from tickflight.wire.tickets import Query
 from tickflight.writer import Writer
@@ -31,6 +32,7 @@ def connect(
     token: str | None = None,
     timeout_s: float | None = 30.0,
     tls_roots: bytes | None = None,
+    snapshot: Snapshot | str | None = None,
 ) -> Client:
     """Connect to a server.
 
@@ -41,13 +43,14 @@ def connect(
         token: a bearer token instead of user and password.
         timeout_s: longest wait for the answer to a call; a query and the reading of its result are not limited.
         tls_roots: certificates to trust (PEM) instead of the system's.
+        snapshot: what ``sql`` sees unless it is told otherwise: a snapshot or its id.
 
     Raises:
         UnavailableError: nobody answers at the address.
         AuthenticationError: the credentials are wrong, or missing where the server wants some.
     """
     credentials = Credentials(username, password, token)
-    client = Client(Connection(address, credentials, timeout_s=timeout_s, tls_roots=tls_roots))
+    client = Client(Connection(address, credentials, timeout_s=timeout_s, tls_roots=tls_roots), snapshot)
     try:
         _ = client.numeric_type  # one round trip, so that a wrong address or token shows here
     except BaseException:
@@ -59,8 +62,9 @@ def connect(
 class Client:
     """A connection to a server; threads may share it. Use it as a context manager, or ``close`` it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, snapshot: Snapshot | str | None = None) -> None:
         self._connection = connection
+        self._snapshot = snapshot
         self._numeric: Literal["float64", "decimal"] | None = None
 
     def __enter__(self) -> Client:
@@ -72,18 +76,36 @@ class Client:
     def __repr__(self) -> str:
         return f"<tickflight.Client of {self._connection.address}>"
 
-    def sql(self, query: str, params: Parameters | None = None) -> Result:
+    def sql(self, query: str, params: Parameters | None = None, *, snapshot: Snapshot | str | None = None) -> Result:
         """Run a query; when this returns, it was accepted and its rows are on their way.
 
         Args:
             query: one SQL statement in DuckDB's dialect.
             params: values of ``?`` or ``$1`` in order, or of ``$name`` by name; they are bound, never spliced.
+            snapshot: see the rows of a snapshot (or its id) in place of the newest ones.
 
         Raises:
             QueryError: the statement or a parameter is wrong; the message shows the place.
+            NotFoundError: the snapshot has ended, or a version that the statement asks for is gone.
         """
         ticket = Query(query, parameters_to_ipc(params) if params else b"")
-        return self._connection.get(ticket.serialize())
+        seen = self._snapshot if snapshot is None else snapshot
+        return self._connection.get(ticket.serialize(), headers=header(seen))
+
+    def snapshot(self, seconds: int = 3600) -> Snapshot:
+        """Hold the rows that every table has now: queries under the snapshot see these and no later ones.
+
+        Raises:
+            QueryError: it is longer than the server allows.
+            UnavailableError: the server holds as many as it may.
+        """
+        return Snapshot.create(self._connection.action, seconds)
+
+    def health(self) -> HealthResult:
+        """Return how the server is doing: ``state`` ok, degraded or failed, and that of each of its ``components``."""
+        answer = self._connection.action("tickflight.health", Health())
+        assert isinstance(answer, HealthResult)
+        return answer
 
     def tables(self) -> list[str]:
         """Return the names of all tables, as ``schema.table``."""

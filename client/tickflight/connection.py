@@ -7,7 +7,7 @@ made again once, by itself.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from tickflight.wire.codec import Message
 
 DEFAULT_ADDRESS = "grpc://127.0.0.1:8815"
 T = TypeVar("T")
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,13 @@ class Connection:
         with self._lock:
             self._header = header
 
-    def options(self, *, timed: bool = True) -> flight.FlightCallOptions:
-        """Return the options of a call: the authorization header and, with ``timed``, the time limit."""
+    def options(self, *, timed: bool = True, headers: Headers = ()) -> flight.FlightCallOptions:
+        """Return the options of a call: the authorization and other headers and, with ``timed``, the time limit."""
         with self._lock:
-            headers = [self._header] if self._header else []
+            headers = [*headers, self._header] if self._header else [*headers]
         return flight.FlightCallOptions(timeout=self._timeout_s if timed else None, headers=headers)
 
-    def call(self, run: Callable[[flight.FlightCallOptions], T], *, timed: bool = True) -> T:
+    def call(self, run: Callable[[flight.FlightCallOptions], T], *, timed: bool = True, headers: Headers = ()) -> T:
         """Return what ``run`` returns; log in again and repeat once if the server forgot the login.
 
         Raises:
@@ -103,16 +104,16 @@ class Connection:
         """
         try:
             try:
-                return run(self.options(timed=timed))
+                return run(self.options(timed=timed, headers=headers))
             except flight.FlightUnauthenticatedError:
                 if self._credentials.username is None:
                     raise
                 self.login()
-                return run(self.options(timed=timed))
+                return run(self.options(timed=timed, headers=headers))
         except TRANSLATED as error:
             raise translate(error) from None
 
-    def get(self, ticket: bytes, *, timed: bool = False) -> Result:
+    def get(self, ticket: bytes, *, timed: bool = False, headers: Headers = ()) -> Result:
         """Return the stream of a ticket; its schema is here when this returns.
 
         ``timed`` limits the time of the whole result, which a query may take long to send.
@@ -122,7 +123,7 @@ class Connection:
             stream = self.client.do_get(flight.Ticket(ticket), options)
             return Result(stream.to_reader(), stream.cancel)
 
-        return self.call(run, timed=timed)
+        return self.call(run, timed=timed, headers=headers)
 
     def action(self, kind: str, request: Message) -> Message | None:
         """Run an action; return its result, None for one that has none."""

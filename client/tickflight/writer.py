@@ -42,13 +42,15 @@ class Ack:
     """The server's word for a batch: its rows are durable and visible.
 
     ``first_seq`` is the number of the first of ``rows`` rows in the table; ``rejected`` rows did not fit and are in
-    table ``system.rejected``; ``duplicate``: the batch was there already from an earlier try.
+    table ``system.rejected``; ``duplicate``: the batch was there already from an earlier try; ``repeated`` rows were
+    not stored because a row with the same key was there.
     """
 
     first_seq: int
     rows: int
     rejected: int
     duplicate: bool
+    repeated: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +245,7 @@ class Writer:
             item.future.set_exception(WriteError(text, code=error.code))
         elif answer.ack is not None:
             ack = answer.ack
-            item.future.set_result(Ack(ack.first_seq, ack.rows, ack.rejected, ack.duplicate))
+            item.future.set_result(Ack(ack.first_seq, ack.rows, ack.rejected, ack.duplicate, ack.repeated))
         with self._condition:
             self._drop_first()
 

@@ -7,21 +7,78 @@ from arguments, environment variables (``TICKFLIGHT_LAKEHOUSE__STORAGE_PATH``), 
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tickflight_server.errors import ConfigError
 from tickflight_server.schemas import STORED
 
 MIB = 1 << 20
+# names of obstore's settings that hold a secret
+_SECRET_NAME = re.compile(r"access_key|account_key|master_key|customer_key|secret|password|token$|sas")
+DEDUP_DEFAULT = {"trades": ["exchange", "symbol", "id"]}
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TierSettings(_Section):
+    """The place where old parts live: a folder on another disk, or an object store."""
+
+    url: str = Field(description="an absolute folder, plain or as file:///…, or s3://bucket/prefix, gs://… or az://…")
+    after_days: float = Field(30.0, ge=0, description="age of a part's newest row at which it moves there")
+    cache_mb: int = Field(
+        10_240, ge=1, description="disk for copies of remote parts; what one query needs of them must fit"
+    )
+    fetches_max: int = Field(8, ge=1, le=256, description="parts fetched at once")
+    timeout_s: float = Field(
+        30.0, gt=0, description="longest wait for the store's answer; failed requests are repeated for twice as long"
+    )
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="obstore's settings of the store: endpoint, region, allow_http, virtual_hosted_style_request, …",
+    )
+    credentials: dict[str, str] = Field(
+        default_factory=dict,
+        description="access_key_id, secret_access_key, …: the names of the environment variables that hold them",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _known_place(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if not separator:
+            scheme, rest = "file", value
+        if scheme not in ("file", "s3", "gs", "az"):
+            raise ValueError(f"places of scheme {scheme!r} are not known: file, s3, gs and az are")
+        if scheme == "file" and not rest.startswith("/"):
+            raise ValueError("a folder must be absolute: /mnt/old or file:///mnt/old")
+        parts = [part for part in rest.split("/") if part]
+        if not parts or {".", ".."} & set(parts):
+            raise ValueError("there must be a bucket or a folder, without . and .. in it")
+        return f"{scheme}://{'/' if scheme == 'file' else ''}{'/'.join(parts)}"
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _plain_options(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        # YAML reads true and 3 as what they are; the store's settings are texts
+        return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
+
+    @field_validator("options")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if _SECRET_NAME.search(name.lower()):
+                raise ValueError(f"{name} is a secret: name its environment variable in credentials instead")
+        return value
 
 
 class LakehouseSettings(_Section):
@@ -44,7 +101,9 @@ class LakehouseSettings(_Section):
     )
     flush_partition_mb: int = Field(8, ge=1, description="rows in memory that make a partition large for a flush")
     flush_partition_seconds: float = Field(
-        3600.0, gt=0, description="longest time that a partition's rows wait for a part when there are many partitions"
+        14_400.0,
+        gt=0,
+        description="longest time that a partition's rows wait for a part when there are many partitions",
     )
     wal_mb: int = Field(4096, ge=1, description="log on disk; more forces a flush of everything")
     wal_commit_interval_ms: float = Field(
@@ -80,6 +139,41 @@ class LakehouseSettings(_Section):
         256, ge=0, description="free disk, at most a twentieth of it, below which nothing is accepted"
     )
     append_timeout_s: float = Field(30.0, gt=0, description="longest wait for room before append gives up")
+    dedup: dict[str, list[str]] = Field(
+        default_factory=lambda: dict(DEDUP_DEFAULT),
+        description="key columns by table; of rows with the same key and UTC day the first is stored; [] stores all",
+    )
+    dedup_mb: int = Field(
+        256,
+        ge=1,
+        description="memory of each table's keys, beside those of rows not in parts; above it, parts are read",
+    )
+    pins_max: int = Field(1000, ge=1, description="snapshots that clients hold at once")
+    pin_seconds_max: int = Field(2_592_000, ge=1, description="longest time a snapshot is held without being renewed")
+    tier: TierSettings | None = Field(None, description="where old parts move; none: they stay in storage_path")
+
+    @field_validator("dedup")
+    @classmethod
+    def _known_keys(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name, columns in value.items():
+            _check_key(name, columns)
+        return DEDUP_DEFAULT | value
+
+    @property
+    def dedup_columns(self) -> dict[str, tuple[str, ...]]:
+        """The key columns besides exchange and symbol, by table; tables that store all rows are not in it."""
+        found = {name: tuple(c for c in columns if c not in _PARTITION) for name, columns in self.dedup.items()}
+        return {name: columns for name, columns in found.items() if columns}
+
+    @model_validator(mode="after")
+    def _tier_is_elsewhere(self) -> LakehouseSettings:
+        """Keep the tier out of the data folder, whose tools take what no table lists there for rubbish."""
+        if self.tier is not None and self.tier.url.startswith("file://"):
+            folder = Path(self.tier.url.removeprefix("file://")).resolve()
+            root = self.storage_path.absolute().resolve()
+            if folder.is_relative_to(root) or root.is_relative_to(folder):
+                raise ValueError("tier.url and storage_path must not lie in each other")
+        return self
 
     @field_validator("retention_days")
     @classmethod
@@ -94,6 +188,27 @@ class LakehouseSettings(_Section):
     def keep_days(self, table: str) -> float | None:
         """How long the rows of ``table`` are kept, None is for ever."""
         return self.retention_days.get(table, self.retention_days.get("*"))
+
+
+_PARTITION = ("exchange", "symbol")
+_KEY_KINDS = ("label", "text", "int", "time", "flag")  # a list has no order, and equal numbers have many spellings
+
+
+def _check_key(name: str, columns: list[str]) -> None:
+    """Refuse what is no key of a table. No columns at all are fine."""
+    table = STORED.get(name)
+    if table is None:
+        raise ValueError(f"there is no stored table {name!r}; tables are {', '.join(STORED)}")
+    if not columns:
+        return
+    kinds = {c.name: c.kind for c in table.columns if c.name != "seq"}
+    for column in columns:
+        if column not in kinds:
+            raise ValueError(f"table {name} has no column {column!r} to be a key; its columns are {', '.join(kinds)}")
+        if kinds[column] not in _KEY_KINDS:
+            raise ValueError(f"column {column!r} of table {name} holds numbers or lists and cannot be part of a key")
+    if len(set(columns)) < len(columns) or not set(_PARTITION) < set(columns):
+        raise ValueError(f"the key of table {name} needs exchange, symbol and a column more, each once")
 
 
 class QuerySettings(_Section):
@@ -193,6 +308,13 @@ class CollectorSettings(_Section):
     batch_interval_ms: float = Field(10.0, gt=0, description="events of so long go in one batch")
     batch_rows_max: int = Field(65_536, ge=1, description="largest batch")
     drain_timeout_s: float = Field(30.0, gt=0, description="longest wait for acknowledgements when stopping")
+    stall_seconds: float = Field(
+        300.0, ge=0, description="a symbol without an event for longer is told in system.gaps; 0 is off"
+    )
+    stall_channels: list[str] = Field(
+        default_factory=lambda: ["trades", "ticker", "l1_book", "l2_book", "l3_book"],
+        description="channels whose silence is told; others pause for hours by their nature",
+    )
 
 
 class LogSettings(_Section):

@@ -5,6 +5,7 @@ there is one, a ``hint`` that tells the reader what to do. Translation to a wire
 
     ServerError
     ├── ConfigError            the operator's: a key, a value, a folder, a port
+    │   └── FolderInUseError   another process holds the data folder
     ├── InputError             the caller's: what was sent cannot be used
     │   ├── StatementError     SQL that does not parse, bind or run
     │   ├── RowError           rows that do not fit their table
@@ -44,6 +45,14 @@ class ConfigError(ServerError):
     """The configuration or the machine does not allow the server to start. The operator's to mend."""
 
     code = "config"
+
+
+class FolderInUseError(ConfigError):
+    """Another process holds the data folder; ``owner`` is its id as text."""
+
+    def __init__(self, message: str, *, hint: str | None = None, owner: str = "unknown") -> None:
+        super().__init__(message, hint=hint)
+        self.owner = owner
 
 
 class InputError(ServerError):

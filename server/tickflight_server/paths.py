@@ -3,8 +3,11 @@
     <storage_path>/
       _tickflight/writer            the server's identity (a UUID as text)
       _tickflight/lock              held by the running server
+      _tickflight/pins.json         the snapshots that clients hold
       _tickflight/log/<number>.log  the write-ahead log, numbered in order
       _tickflight/spill/            what queries put aside when memory is short
+      _tickflight/cache/<16 hex>-<name of a part>   copies of parts that live in the tier
+      _tickflight/damaged/<time>/   what a repair set aside, and its report.json
       <table>/_delta_log/           the table's versions
       <table>/year=2026/month=11/day=22/exchange=BINANCE/symbol=BTC-USDT/<first>-<last>-<checksum>.parquet
 
@@ -20,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+PINS_NAME = "pins.json"
 LOG_NAME = re.compile(r"(\d{12})\.log")
 # the last field is the xxh3_64 of the file's contents; until version 0.2 it was 8 random digits
 PART_NAME = re.compile(r"(\d{19})-(\d{19})-([0-9a-f]{16}|[0-9a-f]{8})\.parquet")
-_CHECKSUM_DIGITS = 16
+CACHE_NAME = re.compile(r"[0-9a-f]{16}-[^/]+(?<!\.partial)")
+_PARTIAL = ".partial"
 _COMPONENT_MAX = 200  # file systems take 255 bytes; the key ("exchange=") and the rest of the encoding need some
 
 
@@ -57,6 +62,16 @@ class Layout:
     def spill(self) -> Path:
         """Folder of what queries put aside when memory is short; emptied at the start."""
         return self.internal / "spill"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the copies of parts that live in the tier."""
+        return self.internal / "cache"
+
+    @property
+    def damaged(self) -> Path:
+        """Folder of what repairs set aside, one folder a repair."""
+        return self.internal / "damaged"
 
     def table(self, name: str) -> Path:
         """Folder of a table."""
@@ -114,6 +129,26 @@ def parse_part_file_name(name: str) -> tuple[int, int] | None:
 
 
 def part_checksum(name: str) -> str | None:
-    """Return the checksum of its contents that a part's name says, or None if it says none."""
+    """Return the checksum that a part's name carries, xxh3 as 16 hex digits; None for an older name or another file."""
     match = PART_NAME.fullmatch(name)
-    return match[3] if match and len(match[3]) == _CHECKSUM_DIGITS else None
+    return match[3] if match and len(match[3]) == 16 else None
+
+
+def cache_file_name(url: str) -> str:
+    """Return the name of the copy of the part at ``url``: other places of a part of the same name are other copies."""
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
+
+
+def is_cache_file_name(name: str) -> bool:
+    """Return whether ``name`` is that of a whole copy in the cache."""
+    return CACHE_NAME.fullmatch(name) is not None
+
+
+def partial_file_name(name: str) -> str:
+    """Return what a file is called while it is copied and not yet whole."""
+    return name + _PARTIAL
+
+
+def is_partial_file_name(name: str) -> bool:
+    """Return whether ``name`` is that of a file that is not whole."""
+    return name.endswith(_PARTIAL)

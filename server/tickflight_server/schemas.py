@@ -212,6 +212,22 @@ _ALL = (
         ),
         "rows that failed validation, kept aside as JSON with the reason",
     ),
+    TableSchema(
+        "gaps",
+        "system",
+        (
+            *_HEAD,
+            _label("channel"),
+            Column("cause", "label", "cause", required=True),
+            Column("start", "time", "start", required=True),
+            Column("end", "time", "end", required=True),
+            *(Column(name, "int", name) for name in ("expected", "received")),
+            _text("detail"),
+            _label("producer"),
+            *_TAIL,
+        ),
+        "holes that a feed knows of: reconnects, missing book numbers, silence, dropped events",
+    ),
 )
 
 STORED: Mapping[str, TableSchema] = {t.name: t for t in _ALL}

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 import tickflight
+from tickflight_server.store import Ack as StoredAck
 
 Make = Callable[..., pa.RecordBatch]
 
@@ -30,6 +31,17 @@ def test_every_batch_has_its_acknowledgement(client: tickflight.Client, make_tra
     assert [a.first_seq for a in acks] == list(range(1, 601, 3))
     assert all((a.rows, a.rejected, a.duplicate) == (3, 0, False) for a in acks)
     assert count(client) == 600
+
+
+def test_acknowledgement_counts_the_rows_that_were_there(
+    server: Any, client: tickflight.Client, make_trades: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: Future[StoredAck] = Future()
+    stored.set_result(StoredAck(first_seq=1, rows=2, repeated=1))
+    monkeypatch.setattr(server.store, "append", lambda *_, **__: stored)
+    with client.writer("trades") as writer:
+        ack = writer.write(make_trades(3)).result(60)
+    assert ack == tickflight.Ack(first_seq=1, rows=2, rejected=0, duplicate=False, repeated=1)
 
 
 def test_acknowledged_rows_are_visible(client: tickflight.Client, make_trades: Make) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tickflight_server.config import FeedSettings, Settings, load_settings
+from tickflight_server.config import FeedSettings, Settings, TierSettings, load_settings
 from tickflight_server.errors import ConfigError
 
 
@@ -66,6 +66,18 @@ def test_arguments_win_over_the_environment_over_the_file(tmp_path: Path, monkey
         ("lakehouse: {wal_record_mb: 4096}", r"lakehouse\.wal_record_mb"),
         ("lakehouse: {compression: gzip}", r"lakehouse\.compression"),
         ("lakehouse: {enabled: false}", r"lakehouse\.enabled is false"),
+        ("lakehouse: {dedup: {trade: [exchange, symbol, id]}}", r"lakehouse\.dedup.*no stored table 'trade'"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol, ids]}}", r"table trades has no column 'ids'"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol, seq]}}", r"table trades has no column 'seq'"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol, price]}}", r"column 'price' of table trades holds numbers"),
+        (
+            "lakehouse: {dedup: {l2_book: [exchange, symbol, bid_prices]}}",
+            r"'bid_prices' of table l2_book holds numbers",
+        ),
+        ("lakehouse: {dedup: {trades: [exchange, id]}}", r"needs exchange, symbol and a column more"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol]}}", r"needs exchange, symbol and a column more"),
+        ("lakehouse: {dedup: {trades: [exchange, symbol, id, id]}}", r"each once"),
+        ("lakehouse: {dedup_mb: 0}", r"lakehouse\.dedup_mb"),
         ("feeds: [{exchange: X, symbols: [], channels: [trades]}]", r"feeds\.0\.symbols"),
         ("feeds: [{exchange: X, symbols: [A], channels: [b], credentials: {key: x}}]", "unknown credential 'key'"),
         ("[1, 2]", "must hold a mapping of sections"),
@@ -76,6 +88,18 @@ def test_a_mistake_in_the_file_names_its_key(tmp_path: Path, text: str, message:
     with pytest.raises(ConfigError, match=message) as caught:
         load_settings(write(tmp_path, text))
     assert caught.value.hint
+
+
+def test_a_key_may_be_given_for_each_table_and_switched_off(tmp_path: Path) -> None:
+    assert load_settings().lakehouse.dedup_columns == {"trades": ("id",)}
+    fills = "lakehouse: {dedup: {fills: [order_id, exchange, symbol, id]}}"
+    assert load_settings(write(tmp_path, fills)).lakehouse.dedup_columns == {
+        "trades": ("id",),
+        "fills": ("order_id", "id"),
+    }
+    book = "lakehouse: {dedup: {trades: [], l2_book: [exchange, symbol, timestamp, sequence_number]}}"
+    columns = load_settings(write(tmp_path, book)).lakehouse.dedup_columns
+    assert columns == {"l2_book": ("timestamp", "sequence_number")}
 
 
 def test_a_missing_file_is_a_mistake_and_an_empty_one_is_not(tmp_path: Path) -> None:
@@ -102,3 +126,56 @@ def test_settings_do_not_change() -> None:
 def test_secrets_are_not_printed() -> None:
     settings = load_settings(None, {"auth": {"users": {"me": "hunter2"}}})
     assert "hunter2" not in repr(settings)
+
+
+def test_a_tier_comes_from_file_and_environment_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().lakehouse.tier is None
+    path = write(tmp_path, "lakehouse: {tier: {url: s3://a/b, cache_mb: 7, options: {allow_http: true, region: x}}}")
+    tier = load_settings(path).lakehouse.tier
+    assert tier is not None
+    assert (tier.url, tier.cache_mb, tier.options) == ("s3://a/b", 7, {"allow_http": "true", "region": "x"})
+    monkeypatch.setenv("TICKFLIGHT_LAKEHOUSE__TIER__URL", "gs://c")
+    monkeypatch.setenv("TICKFLIGHT_LAKEHOUSE__TIER__CREDENTIALS", '{"service_account_key": "MY_KEY"}')
+    monkeypatch.setenv("TICKFLIGHT_LAKEHOUSE__TIER__AFTER_DAYS", "0.5")
+    tier = load_settings(path).lakehouse.tier
+    assert tier is not None
+    assert (tier.url, tier.cache_mb, tier.after_days) == ("gs://c", 7, 0.5)
+    assert tier.credentials == {"service_account_key": "MY_KEY"}
+    assert load_settings(write(tmp_path, "")).lakehouse.tier == TierSettings(
+        url="gs://c", after_days=0.5, credentials={"service_account_key": "MY_KEY"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"),
+    [
+        ("/mnt/old/", "file:///mnt/old"),
+        ("file:///mnt//old disk%20", "file:///mnt/old disk%20"),
+        ("s3://bucket", "s3://bucket"),
+        ("az://box/a/b/", "az://box/a/b"),
+    ],
+)
+def test_a_tiers_url_has_one_form(url: str, normal: str) -> None:
+    assert TierSettings(url=url).url == normal
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", r"lakehouse\.tier\.url.*Field required"),
+        ("{url: old}", "a folder must be absolute"),
+        ("{url: 'file://host/old'}", "a folder must be absolute"),
+        ("{url: 'ftp://a'}", "'ftp' are not known: file, s3, gs and az are"),
+        ("{url: 's3://'}", "there must be a bucket or a folder"),
+        ("{url: /a/../b}", "there must be a bucket or a folder"),
+        ("{url: /lake/old}", "must not lie in each other"),
+        ("{url: /}", "there must be a bucket or a folder"),
+        ("{url: 's3://a', cash_mb: 1}", r"'lakehouse\.tier\.cash_mb'.*Did you mean 'cache_mb'\?"),
+        ("{url: 's3://a', options: {Secret_Access_Key: x}}", "Secret_Access_Key is a secret"),
+        ("{url: 's3://a', options: {sas_token: x}}", "sas_token is a secret"),
+        ("{url: 's3://a', options: 3}", r"lakehouse\.tier\.options"),
+    ],
+)
+def test_a_mistake_in_a_tier_names_its_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_settings(write(tmp_path, f"lakehouse: {{storage_path: /lake, tier: {text}}}"))

@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 
 from tickflight_server.paths import (
     Layout,
+    cache_file_name,
     decode_component,
     encode_component,
+    is_cache_file_name,
+    is_partial_file_name,
     log_file_name,
     parse_log_file_name,
     parse_part_file_name,
+    part_checksum,
     part_file_name,
+    partial_file_name,
     partition_folder,
 )
 
@@ -93,4 +98,21 @@ def test_other_names_are_no_parts(name: str) -> None:
 def test_what_is_no_table_lies_in_one_folder() -> None:
     layout = Layout(Path("/lake"))
     assert layout.table("trades") == Path("/lake/trades")
-    assert {p.parent for p in (layout.writer, layout.lock, layout.log)} == {Path("/lake/_tickflight")}
+    assert {p.parent for p in (layout.writer, layout.lock, layout.log, layout.cache)} == {Path("/lake/_tickflight")}
+
+
+def test_a_parts_name_may_carry_the_checksum_of_its_contents() -> None:
+    assert part_checksum(part_file_name(1, 2, "0123456789abcdef")) == "0123456789abcdef"
+    assert parse_part_file_name(part_file_name(1, 2, "0123456789abcdef")) == (1, 2)
+    assert part_checksum(part_file_name(1, 2, "0123abcd")) is None
+    assert part_checksum("notes.txt") is None
+
+
+def test_copies_of_one_part_from_two_places_have_two_names() -> None:
+    part = part_file_name(1, 2, "0123456789abcdef")
+    names = {cache_file_name(f"s3://{bucket}/trades/{part}") for bucket in ("a", "b")}
+    assert len(names) == 2
+    assert all(is_cache_file_name(name) and name.endswith(part) for name in names)
+    assert not any(is_cache_file_name(name) for name in (part, "notes.txt", partial_file_name(names.pop())))
+    assert is_partial_file_name(partial_file_name(part))
+    assert not is_partial_file_name(part)

@@ -68,6 +68,7 @@ def test_events_of_an_exchange_arrive_dense_and_once_while_flushes_happen(
         ("rejected", "dropped", "failed"), 0
     )
     assert all(counts[channel] > 0 for channel in CHANNELS)
+    assert server.query("SELECT * FROM system.gaps") == [], "nothing was missing, and nothing is said to be"
     assert {row["symbol"] for row in server.query("SELECT DISTINCT symbol FROM trades")} == set(SYMBOLS)
 
 

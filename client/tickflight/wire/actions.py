@@ -196,6 +196,62 @@ class FlushResult(Message, package=TICKFLIGHT):
 
 
 @dataclass(frozen=True)
+class Pin(Message, package=TICKFLIGHT):
+    """A hold on the rows up to ``cuts``, the last seq of each stored table; times in µs since 1970 UTC."""
+
+    id: str = ""
+    cuts: Mapping[str, int] = field(default_factory=dict)
+    created_us: int = 0
+    expires_us: int = 0
+
+
+@dataclass(frozen=True)
+class CreatePin(Message, package=TICKFLIGHT):
+    """Hold the rows that are there now, for so many seconds; the answer is a Pin."""
+
+    seconds: int = 0
+
+
+@dataclass(frozen=True)
+class RenewPin(Message, package=TICKFLIGHT):
+    """Let a pin hold for so many seconds from now on; the answer is the Pin."""
+
+    id: str = ""
+    seconds: int = 0
+
+
+@dataclass(frozen=True)
+class ReleasePin(Message, package=TICKFLIGHT):
+    """Let a pin go."""
+
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Health(Message, package=TICKFLIGHT):
+    """Ask how the server is doing."""
+
+
+@dataclass(frozen=True)
+class HealthComponent(Message, package=TICKFLIGHT):
+    """How one component is doing: ``state`` is ok, degraded or failed; ``since_us`` 0 is not known."""
+
+    component: str = ""
+    state: str = ""
+    since_us: int = 0
+    detail: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class HealthResult(Message, package=TICKFLIGHT):
+    """The worst state of all components, and each of them."""
+
+    state: str = ""
+    components: tuple[HealthComponent, ...] = ()
+
+
+@dataclass(frozen=True)
 class ActionSpec:
     """One row of the table of actions. ``result`` None: the answer is an empty stream."""
 
@@ -224,6 +280,10 @@ ACTIONS: Final[Mapping[str, ActionSpec]] = {
     "CloseSession": ActionSpec(CloseSessionRequest, CloseSessionResult, "End the session."),
     "tickflight.FeedReport": ActionSpec(FeedReport, None, "Take a feed's report of itself."),
     "tickflight.Flush": ActionSpec(Flush, FlushResult, "Write what is in memory to parts."),
+    "tickflight.pin": ActionSpec(CreatePin, Pin, "Hold the rows that are there now, for queries to come."),
+    "tickflight.renew_pin": ActionSpec(RenewPin, Pin, "Let a pin hold for longer."),
+    "tickflight.release_pin": ActionSpec(ReleasePin, None, "Let a pin go."),
+    "tickflight.health": ActionSpec(Health, HealthResult, "Tell how the server is doing."),
 }
 
 

@@ -36,7 +36,8 @@ class AppendBatch(Message, package=TICKFLIGHT):
 class AppendAck(Message, package=TICKFLIGHT):
     """The batch is durable: ``rows`` rows from ``first_seq`` on were stored, ``rejected`` rows were not.
 
-    ``duplicate``: the batch was here already and nothing was stored again.
+    ``duplicate``: the batch was here already and nothing was stored again. ``repeated`` rows were not stored because a
+    row with the same key was there.
     """
 
     sequence: int = 0
@@ -44,6 +45,7 @@ class AppendAck(Message, package=TICKFLIGHT):
     rows: int = 0
     rejected: int = 0
     duplicate: bool = False
+    repeated: int = 0
 
 
 @dataclass(frozen=True)

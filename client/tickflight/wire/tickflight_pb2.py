@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tickflight/wire/tickflight.proto\x12\rtickflight.v1\"$\n\x05Query\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x0e\n\x06params\x18\x02 \x01(\x0c\"?\n\x0c\x41ppendStream\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06schema\x18\x02 \x01(\t\x12\x10\n\x08producer\x18\x03 \x01(\x0c\"\x1f\n\x0b\x41ppendBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"c\n\tAppendAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x11\n\tfirst_seq\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x10\n\x08rejected\x18\x04 \x01(\x03\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"L\n\x0b\x41ppendError\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t\"n\n\x0c\x41ppendResult\x12\'\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x18.tickflight.v1.AppendAckH\x00\x12+\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.tickflight.v1.AppendErrorH\x00\x42\x08\n\x06result\"(\n\nFeedReport\x12\x0c\n\x04\x66\x65\x65\x64\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\x0c\"\x07\n\x05\x46lush\"\x81\x01\n\x0b\x46lushResult\x12?\n\x0b\x66lushed_seq\x18\x01 \x03(\x0b\x32*.tickflight.v1.FlushResult.FlushedSeqEntry\x1a\x31\n\x0f\x46lushedSeqEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tickflight/wire/tickflight.proto\x12\rtickflight.v1\"$\n\x05Query\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x0e\n\x06params\x18\x02 \x01(\x0c\"?\n\x0c\x41ppendStream\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06schema\x18\x02 \x01(\t\x12\x10\n\x08producer\x18\x03 \x01(\x0c\"\x1f\n\x0b\x41ppendBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"u\n\tAppendAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x11\n\tfirst_seq\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x10\n\x08rejected\x18\x04 \x01(\x03\x12\x11\n\tduplicate\x18\x05 \x01(\x08\x12\x10\n\x08repeated\x18\x06 \x01(\x03\"L\n\x0b\x41ppendError\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t\"n\n\x0c\x41ppendResult\x12\'\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x18.tickflight.v1.AppendAckH\x00\x12+\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1a.tickflight.v1.AppendErrorH\x00\x42\x08\n\x06result\"(\n\nFeedReport\x12\x0c\n\x04\x66\x65\x65\x64\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\x0c\"\x07\n\x05\x46lush\"\x81\x01\n\x0b\x46lushResult\x12?\n\x0b\x66lushed_seq\x18\x01 \x03(\x0b\x32*.tickflight.v1.FlushResult.FlushedSeqEntry\x1a\x31\n\x0f\x46lushedSeqEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x92\x01\n\x03Pin\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x04\x63uts\x18\x02 \x03(\x0b\x32\x1c.tickflight.v1.Pin.CutsEntry\x12\x12\n\ncreated_us\x18\x03 \x01(\x03\x12\x12\n\nexpires_us\x18\x04 \x01(\x03\x1a+\n\tCutsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x1c\n\tCreatePin\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\"\'\n\x08RenewPin\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x03\"\x18\n\nReleasePin\x12\n\n\x02id\x18\x01 \x01(\t\"\x08\n\x06Health\"c\n\x0fHealthComponent\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x10\n\x08since_us\x18\x03 \x01(\x03\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"Q\n\x0cHealthResult\x12\r\n\x05state\x18\x01 \x01(\t\x12\x32\n\ncomponents\x18\x02 \x03(\x0b\x32\x1e.tickflight.v1.HealthComponentb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FLUSHRESULT_FLUSHEDSEQENTRY']._loaded_options = None
   _globals['_FLUSHRESULT_FLUSHEDSEQENTRY']._serialized_options = b'8\001'
+  _globals['_PIN_CUTSENTRY']._loaded_options = None
+  _globals['_PIN_CUTSENTRY']._serialized_options = b'8\001'
   _globals['_QUERY']._serialized_start=51
   _globals['_QUERY']._serialized_end=87
   _globals['_APPENDSTREAM']._serialized_start=89
@@ -40,17 +42,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDBATCH']._serialized_start=154
   _globals['_APPENDBATCH']._serialized_end=185
   _globals['_APPENDACK']._serialized_start=187
-  _globals['_APPENDACK']._serialized_end=286
-  _globals['_APPENDERROR']._serialized_start=288
-  _globals['_APPENDERROR']._serialized_end=364
-  _globals['_APPENDRESULT']._serialized_start=366
-  _globals['_APPENDRESULT']._serialized_end=476
-  _globals['_FEEDREPORT']._serialized_start=478
-  _globals['_FEEDREPORT']._serialized_end=518
-  _globals['_FLUSH']._serialized_start=520
-  _globals['_FLUSH']._serialized_end=527
-  _globals['_FLUSHRESULT']._serialized_start=530
-  _globals['_FLUSHRESULT']._serialized_end=659
-  _globals['_FLUSHRESULT_FLUSHEDSEQENTRY']._serialized_start=610
-  _globals['_FLUSHRESULT_FLUSHEDSEQENTRY']._serialized_end=659
+  _globals['_APPENDACK']._serialized_end=304
+  _globals['_APPENDERROR']._serialized_start=306
+  _globals['_APPENDERROR']._serialized_end=382
+  _globals['_APPENDRESULT']._serialized_start=384
+  _globals['_APPENDRESULT']._serialized_end=494
+  _globals['_FEEDREPORT']._serialized_start=496
+  _globals['_FEEDREPORT']._serialized_end=536
+  _globals['_FLUSH']._serialized_start=538
+  _globals['_FLUSH']._serialized_end=545
+  _globals['_FLUSHRESULT']._serialized_start=548
+  _globals['_FLUSHRESULT']._serialized_end=677
+  _globals['_FLUSHRESULT_FLUSHEDSEQENTRY']._serialized_start=628
+  _globals['_FLUSHRESULT_FLUSHEDSEQENTRY']._serialized_end=677
+  _globals['_PIN']._serialized_start=680
+  _globals['_PIN']._serialized_end=826
+  _globals['_PIN_CUTSENTRY']._serialized_start=783
+  _globals['_PIN_CUTSENTRY']._serialized_end=826
+  _globals['_CREATEPIN']._serialized_start=828
+  _globals['_CREATEPIN']._serialized_end=856
+  _globals['_RENEWPIN']._serialized_start=858
+  _globals['_RENEWPIN']._serialized_end=897
+  _globals['_RELEASEPIN']._serialized_start=899
+  _globals['_RELEASEPIN']._serialized_end=923
+  _globals['_HEALTH']._serialized_start=925
+  _globals['_HEALTH']._serialized_end=933
+  _globals['_HEALTHCOMPONENT']._serialized_start=935
+  _globals['_HEALTHCOMPONENT']._serialized_end=1034
+  _globals['_HEALTHRESULT']._serialized_start=1036
+  _globals['_HEALTHRESULT']._serialized_end=1117
 # @@protoc_insertion_point(module_scope)

@@ -2,7 +2,7 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -32,18 +32,20 @@ class AppendBatch(_message.Message):
     def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
 class AppendAck(_message.Message):
-    __slots__ = ("sequence", "first_seq", "rows", "rejected", "duplicate")
+    __slots__ = ("sequence", "first_seq", "rows", "rejected", "duplicate", "repeated")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FIRST_SEQ_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     first_seq: int
     rows: int
     rejected: int
     duplicate: bool
-    def __init__(self, sequence: _Optional[int] = ..., first_seq: _Optional[int] = ..., rows: _Optional[int] = ..., rejected: _Optional[int] = ..., duplicate: bool = ...) -> None: ...
+    repeated: int
+    def __init__(self, sequence: _Optional[int] = ..., first_seq: _Optional[int] = ..., rows: _Optional[int] = ..., rejected: _Optional[int] = ..., duplicate: bool = ..., repeated: _Optional[int] = ...) -> None: ...
 
 class AppendError(_message.Message):
     __slots__ = ("sequence", "code", "message", "hint")
@@ -89,3 +91,68 @@ class FlushResult(_message.Message):
     FLUSHED_SEQ_FIELD_NUMBER: _ClassVar[int]
     flushed_seq: _containers.ScalarMap[str, int]
     def __init__(self, flushed_seq: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class Pin(_message.Message):
+    __slots__ = ("id", "cuts", "created_us", "expires_us")
+    class CutsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CUTS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_US_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_US_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    cuts: _containers.ScalarMap[str, int]
+    created_us: int
+    expires_us: int
+    def __init__(self, id: _Optional[str] = ..., cuts: _Optional[_Mapping[str, int]] = ..., created_us: _Optional[int] = ..., expires_us: _Optional[int] = ...) -> None: ...
+
+class CreatePin(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: int
+    def __init__(self, seconds: _Optional[int] = ...) -> None: ...
+
+class RenewPin(_message.Message):
+    __slots__ = ("id", "seconds")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    seconds: int
+    def __init__(self, id: _Optional[str] = ..., seconds: _Optional[int] = ...) -> None: ...
+
+class ReleasePin(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class Health(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HealthComponent(_message.Message):
+    __slots__ = ("component", "state", "since_us", "detail", "hint")
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    component: str
+    state: str
+    since_us: int
+    detail: str
+    hint: str
+    def __init__(self, component: _Optional[str] = ..., state: _Optional[str] = ..., since_us: _Optional[int] = ..., detail: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
+
+class HealthResult(_message.Message):
+    __slots__ = ("state", "components")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    components: _containers.RepeatedCompositeFieldContainer[HealthComponent]
+    def __init__(self, state: _Optional[str] = ..., components: _Optional[_Iterable[_Union[HealthComponent, _Mapping]]] = ...) -> None: ...

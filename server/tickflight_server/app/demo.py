@@ -89,6 +89,8 @@ def _report(last: Sample, say: Callable[[str], None]) -> bool:
         dense = last.dense.get(table.name, False)
         complete = complete and dense
         say(f"{table.name}: {table.rows} rows, seq 1 to {table.last_seq} {'dense' if dense else 'WITH HOLES'}")
+    if last.gaps:
+        say(f"system.gaps: {last.gaps} holes that the feeds know of, of this and earlier runs")
     feed = last.feed
     received, stored = feed.get("received", 0), feed.get("acknowledged", 0) + feed.get("rejected", 0)
     complete = complete and received == stored and received > 0

@@ -18,6 +18,8 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
+from tickflight_server.schemas import MARKET
+
 _TABLES = """
     SELECT t."table" AS name, t.rows, t.rows_in_memory, t.rows_on_disk, t.parts, t.bytes_on_disk,
            t.rows_not_flushed, t.last_seq
@@ -58,6 +60,7 @@ class Sample:
     log: Mapping[str, Any]
     feed: Mapping[str, Any]
     metrics: Mapping[str, float]
+    gaps: int
     dense: Mapping[str, bool] = field(default_factory=dict)
 
 
@@ -101,10 +104,12 @@ class View:
 
     def _ask(self, *, dense: bool = False) -> Sample:
         tables = [TableSample(**row) for row in self._rows(_TABLES)]
-        checks = {t.name: self._is_dense(t) for t in tables if dense and t.name != "rejected"}
+        market = [t for t in tables if t.name in MARKET]
+        checks = {t.name: self._is_dense(t) for t in market if dense}
         feeds = self._rows(_FEED)
         return Sample(
-            tables=[t for t in tables if t.name != "rejected"],
+            tables=market,
+            gaps=sum(t.rows for t in tables if t.name == "gaps"),
             prices=self._rows(_PRICES),
             log=self._rows(_LOG)[0],
             feed=feeds[0] if feeds else {},
@@ -170,7 +175,7 @@ def _state(sample: Sample) -> str:
         f"log {sample.log['bytes'] / 1e6:.2f} MB in {sample.log['files']} files, {commits:.0f} syncs of {each:.1f} ms; "
         f"{metrics.get('flushes', 0):.0f} flushes; feed called back {feed.get('received', 0):,}, "
         f"acknowledged {feed.get('acknowledged', 0):,}, waiting {feed.get('queue_rows', 0):,}, "
-        f"rejected {feed.get('rejected', 0):,}, dropped {feed.get('dropped', 0):,}"
+        f"rejected {feed.get('rejected', 0):,}, dropped {feed.get('dropped', 0):,}; {sample.gaps:,} holes"
     )
 
 

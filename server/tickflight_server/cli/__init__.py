@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 import click
 
 import tickflight_server
+from tickflight_server.cli import upkeep
+from tickflight_server.cli.backfill import export_command, import_command
 from tickflight_server.config import Settings, load_settings
 from tickflight_server.errors import ServerError
 from tickflight_server.logs import configure_logs
@@ -29,6 +31,10 @@ _ADDRESS = click.option("--address", help="Server, such as grpc://127.0.0.1:8815
 @click.version_option(tickflight_server.__version__)
 def cli() -> None:
     """Arrow Flight SQL over live and historical crypto market data."""
+
+
+cli.add_command(import_command)
+cli.add_command(export_command)
 
 
 def _settings(config: Path | None, **sections: dict[str, Any]) -> Settings:
@@ -133,6 +139,10 @@ def demo(
     options = DemoOptions(data, seconds, exchange, sandbox.upper(), names, rate, seed, port)
     if not run_demo(options, click.echo):
         sys.exit(1)
+
+
+for _command in upkeep.COMMANDS:
+    cli.add_command(_command)
 
 
 def _fail(text: str) -> NoReturn:

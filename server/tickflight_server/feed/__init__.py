@@ -1,5 +1,6 @@
 """Exchange events in: cryptofeed backends, feeds from configuration, replay of recordings. Owner of cryptofeed."""
 
+from tickflight_server.feed.backend import Tickflight
 from tickflight_server.feed.backends import (
     BACKENDS,
     BalancesTickflight,
@@ -14,7 +15,6 @@ from tickflight_server.feed.backends import (
     OrderInfoTickflight,
     PositionsTickflight,
     TickerTickflight,
-    Tickflight,
     TradeTickflight,
     TransactionsTickflight,
 )

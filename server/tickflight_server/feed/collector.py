@@ -9,14 +9,15 @@ in table ``rejected``, or counted as failed with a log line.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import dataclasses
 import itertools
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -38,8 +39,11 @@ CLOSE_WAIT_S = 1.0
 # is held in memory beside the queues. More than it, and the queues fill, whose overflow setting then decides.
 IN_FLIGHT_BATCHES = 8
 
+GAPS_MAX = 100_000
+"""Holes that wait for the server; a kilobyte each at most."""
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class CollectorOptions:
     """How a collector batches; of backends that share one, the first decides."""
 
@@ -61,8 +65,10 @@ class Collector:
         self._sink: Sink | None = None
         self._sink_lock = threading.Lock()
         self._lanes: list[Lane] = []
-        self._seen: list[Lane] = []
+        self._gaps = Lane("gaps", lambda items: [("gaps", items)], rows_max=GAPS_MAX, overflow="drop_oldest")
+        self._seen: list[Lane] = [self._gaps]
         self._abandoned = False
+        self._gave_up = False
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._full = threading.Event()
@@ -71,6 +77,7 @@ class Collector:
         self._in_flight = 0
         self._outstanding: dict[int, _Flight] = {}
         self._batch_numbers = itertools.count()
+        self._gaps.batch_rows_max = options.batch_rows_max
         self._thread = threading.Thread(target=self._run, name="tickflight-collector", daemon=True)
         self._thread.start()
 
@@ -105,6 +112,7 @@ class Collector:
         self._nudge(True)
         if lane.wait_settled(target, deadline):
             return 0
+        self._gave_up = True
         given_up = lane.give_up_queue()
         missing = given_up + lane.in_flight
         LOG.error(
@@ -115,6 +123,25 @@ class Collector:
             last_error=lane.last_error,
         )
         return missing
+
+    def tell_gaps(self, lane: Lane, *, stopped: bool = False) -> None:
+        """Queue the holes that were found in what ``lane`` brought, those that end with the feed too if it has."""
+        if lane.watch is None:
+            return
+        with _not_in_the_way(lane):
+            if stopped:
+                lane.watch.begin(lane.take_drops())
+            found = lane.watch.take(stopped=stopped)
+            now = time.time()
+            self._gaps.kept.extend((dataclasses.replace(gap, producer=self.producer), now) for gap in found)
+            if len(self._gaps.kept) > GAPS_MAX:
+                self._gaps.drop_oldest()
+
+    def drain_gaps(self) -> None:
+        """Wait until the holes that were queued are durable; where the server has been waited for already, do not."""
+        if self._gave_up and self.users > 1:
+            return  # the others will wait again
+        self.drain(self._gaps, 0.0 if self._gave_up else None)
 
     def sink(self, timeout_s: float = 30.0) -> Sink:
         """Return the sink, connected. Blocks."""
@@ -139,6 +166,8 @@ class Collector:
         for lane in lanes:
             lane.close_soon()
             self.drain(lane)
+            self.tell_gaps(lane, stopped=True)
+        self.drain(self._gaps, 0.0 if self._gave_up else None)
         self._ended.set()
         self._nudge(True)
         # With answers missing, the thread may be waiting inside the sink, for ever.
@@ -178,7 +207,7 @@ class Collector:
 
     def _pass(self) -> None:
         with self._lock:
-            lanes = list(self._lanes)
+            lanes = [*self._lanes, self._gaps]
         if not any(lane.kept for lane in lanes):
             for lane in lanes:
                 lane.attention = 0
@@ -186,15 +215,20 @@ class Collector:
             if any(lane.kept for lane in lanes):
                 self._wake.set()
             return
-        if not self._ready(lanes):
+        if not self._ready(lanes[:-1]):
             self._wake.set()
             return
         assert self._sink is not None
         numeric = self.options.numeric or self._sink.numeric
         for lane in lanes:
             items = lane.take(self.options.batch_rows_max)
+            if items and lane.watch is not None:
+                with _not_in_the_way(lane):
+                    lane.watch.begin(lane.drops_before)
             for table, part in lane.split(items) if items else ():
                 self._convert_and_send(lane, table, part, numeric)
+            if items:
+                self.tell_gaps(lane)
             if len(items) == self.options.batch_rows_max and lane.kept:
                 self._nudge(True)
 
@@ -226,6 +260,9 @@ class Collector:
             LOG.exception("conversion failed; its rows are kept in table rejected", lane=lane.name, rows=len(items))
             converted = [Converted(_NO_ROWS, reject_all(table, items, f"not convertible: {_one_line(error)}"))]
         for each in converted:
+            if lane.watch is not None and each.batch is not _NO_ROWS:
+                with _not_in_the_way(lane):
+                    lane.watch.see(table, each.batch, whole=not each.rejected)
             if each.batch is not _NO_ROWS and each.batch.num_rows:
                 lane.converted += each.batch.num_rows
                 self._send(lane, table, each.batch, as_rejected=False)
@@ -289,7 +326,7 @@ class Collector:
             lane.landed(number, acknowledged=rows - refused, rejected=refused)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Flight:
     """A batch that was sent and has no answer yet."""
 
@@ -299,6 +336,16 @@ class _Flight:
 
 
 _NO_ROWS: Any = object()
+
+
+@contextlib.contextmanager
+def _not_in_the_way(lane: Lane) -> Iterator[None]:
+    """Let no fault in the search for holes keep a row from being sent."""
+    try:
+        yield
+    except Exception:
+        LOG.exception("the search for holes failed", lane=lane.name)
+
 
 _COLLECTORS: dict[Hashable, Collector] = {}
 _REGISTRY_LOCK = threading.Lock()

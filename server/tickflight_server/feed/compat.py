@@ -24,8 +24,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 from cryptofeed import connection, symbols
+from cryptofeed.connection_handler import ConnectionHandler
 from cryptofeed.exchanges import EXCHANGE_MAP
 from cryptofeed.feedhandler import FeedHandler
+
+from tickflight_server.feed import connections as watching
 
 LOG = structlog.get_logger(__name__)
 
@@ -201,6 +204,11 @@ def ws_proxy_trouble(ws_proxy: str) -> str | None:
 def feed_name(feed: Any) -> str:
     """Return cryptofeed's name of a feed's exchange."""
     return str(feed.id)
+
+
+def watch_connections() -> None:
+    """Have backends told when connections open and are lost, in this process, whoever runs the feeds."""
+    watching.install(ConnectionHandler)
 
 
 def connections(feed: Any) -> list[dict[str, Any]]:

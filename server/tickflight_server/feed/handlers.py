@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from tickflight_server.errors import ConfigError
 from tickflight_server.feed import compat
-from tickflight_server.feed.backends import BACKENDS, Tickflight, backend_for
+from tickflight_server.feed.backend import Tickflight
+from tickflight_server.feed.backends import BACKENDS, backend_for
 
 if TYPE_CHECKING:
     from tickflight_server.config import Endpoints, FeedSettings

@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 import structlog
 
+from tickflight_server.feed.gaps import Drop, GapWatch, note_drop
+
 LOG = structlog.get_logger(__name__)
 
 Overflow = Literal["block", "drop_oldest"]
@@ -31,13 +33,18 @@ LOG_INTERVAL_S = 1.0
 class Lane:
     """A bounded queue with its counters. ``wake(full)`` tells the collector's thread that something waits."""
 
-    def __init__(self, name: str, split: Split, *, rows_max: int, overflow: Overflow) -> None:
+    def __init__(
+        self, name: str, split: Split, *, rows_max: int, overflow: Overflow, watch: GapWatch | None = None
+    ) -> None:
         assert rows_max > 0, "a queue without room"
         self.name = name
         self.split = split
         self.rows_max = rows_max
         self.overflow: Overflow = overflow
+        self.watch = watch
         self.kept: deque[Any] = deque()
+        self._drops: dict[tuple[Any, Any], Drop] = {}
+        self.drops_before: dict[tuple[Any, Any], Drop] = {}  # what was dropped before the rows that were taken last
         # attend() is called when the queue is longer than this: 0 on an empty queue (someone must be woken), then a
         # full batch (he must be woken early), then the bound.
         self.attention = 0
@@ -74,15 +81,18 @@ class Lane:
         if length <= self.rows_max:
             return
         if self.overflow == "drop_oldest":
-            self._drop_oldest()
+            self.drop_oldest()
         elif not self.closing:
             await self._room()
 
-    def _drop_oldest(self) -> None:
+    def drop_oldest(self) -> None:
+        """Push out what the queue has no room for."""
         with self.lock:
             while len(self.kept) > self.rows_max:
-                self.kept.popleft()
+                item = self.kept.popleft()
                 self.dropped += 1
+                if self.watch is not None:
+                    note_drop(self._drops, item)
         self.log_seldom("overflow", "queue full: oldest rows dropped", dropped=self.dropped, rows_max=self.rows_max)
 
     async def _room(self) -> None:
@@ -112,9 +122,17 @@ class Lane:
             pop = self.kept.popleft
             items = [pop() for _ in range(count)]
             self.taken += count
+            if count:
+                self.drops_before, self._drops = self._drops, {}
         if count and self._waiting:
             self._let_in()
         return items
+
+    def take_drops(self) -> dict[tuple[Any, Any], Drop]:
+        """Take what was dropped since rows were last taken."""
+        with self.lock:
+            drops, self._drops = self._drops, {}
+        return drops
 
     def _let_in(self) -> None:
         with self.lock:

@@ -21,7 +21,8 @@ import structlog
 
 from tickflight_server.errors import InputError, NotFoundError, UnsupportedError
 from tickflight_server.feed import compat
-from tickflight_server.feed.backends import BACKENDS, Tickflight, backend_for
+from tickflight_server.feed.backend import Tickflight
+from tickflight_server.feed.backends import BACKENDS, backend_for
 from tickflight_server.feed.handlers import exchange_class
 
 LOG = structlog.get_logger(__name__)
@@ -79,6 +80,7 @@ def replay(
     recordings = find_recordings(paths)
     _check_readable(recordings)
     result = ReplayResult()
+    options = {"gaps": False} | options  # recordings of different days, one after the other, are no hole of a feed
     backends = {channel: backend_for(channel, address, embedded=embedded, **options) for channel in BACKENDS}
     settings = dict(compat.QUIET_CONFIG) | dict(config or {})
     for backend in backends.values():

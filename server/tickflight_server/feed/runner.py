@@ -20,7 +20,7 @@ import structlog
 
 from tickflight_server.errors import ConfigError
 from tickflight_server.feed import compat
-from tickflight_server.feed.backends import Tickflight
+from tickflight_server.feed.backend import Tickflight
 from tickflight_server.feed.handlers import backends_for, build_handler
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ Report = Callable[[str, dict[str, Any]], None]
 
 REPORT_INTERVAL_S = 1.0
 STOP_POLL_S = 0.1
+STALLED_MAX = 100  # symbols that are silent at this moment, in a report
 CONNECT_TIMEOUT_S = 30.0
 _TOTALS = ("received", "converted", "sent", "acknowledged", "rejected", "dropped", "failed", "queue_rows", "batches")
 
@@ -99,6 +100,8 @@ def _options(collector: CollectorSettings, address: str | None, embedded: Any) -
         "batch_interval_ms": collector.batch_interval_ms,
         "batch_rows_max": collector.batch_rows_max,
         "drain_timeout_s": collector.drain_timeout_s,
+        "stall_seconds": collector.stall_seconds,
+        "stall_channels": collector.stall_channels,
     }
 
 
@@ -202,12 +205,15 @@ def _send_reports(states: Sequence[tuple[str, dict[str, Any]]], report: Report) 
 def _state(each: _Running) -> dict[str, Any]:
     channels = {channel: backend.get_metrics() for channel, backend in each.backends.items()}
     errors = [metrics["last_error"] for metrics in channels.values() if metrics["last_error"]]
+    gaps = [backend.get_gaps() for backend in each.backends.values()]
     return {
         "exchange": compat.feed_name(each.feed),
         **{name: sum(metrics[name] for metrics in channels.values()) for name in _TOTALS},
         "lag": max((metrics["lag"] for metrics in channels.values()), default=0.0),
         "last_error": errors[-1] if errors else None,
         "connections": compat.connections(each.feed),
+        "gaps": sum(found for found, _ in gaps),
+        "stalled": [silence for _, silent in gaps for silence in silent][:STALLED_MAX],
         "channels": channels,
         "time": time.time(),
     }

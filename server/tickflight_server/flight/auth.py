@@ -25,6 +25,7 @@ from tickflight_server.flight.status import to_flight
 
 ANONYMOUS = "anonymous"
 MIDDLEWARE = "call"
+SNAPSHOT_HEADER = "x-tickflight-snapshot"
 WATCH_INTERVAL_S = 0.2
 _HINT = "Log in with user and password, or send 'authorization: Bearer <token>'."
 
@@ -130,11 +131,13 @@ class Authenticator:
 class Call(flight.ServerMiddleware):  # type: ignore[misc]
     """One call: whose it is, what is to be freed when its last byte is sent, and what to stop if the caller goes.
 
-    ``gone`` says whether the caller has gone; the handler sets it.
+    ``snapshot`` is the id of the pin that its queries are to see, None for the newest rows. ``gone`` says whether the
+    caller has gone; the handler sets it.
     """
 
-    def __init__(self, session: Session, answer: Mapping[str, str]) -> None:
+    def __init__(self, session: Session, answer: Mapping[str, str], snapshot: str | None = None) -> None:
         self.session = session
+        self.snapshot = snapshot
         self.gone: Callable[[], bool] = lambda: False
         self._answer = answer
         self._held: list[Callable[[], None]] = []
@@ -182,14 +185,20 @@ class CallFactory(flight.ServerMiddlewareFactory):  # type: ignore[misc]
 
     def start_call(self, info: Any, headers: Mapping[str, list[str]]) -> Call:
         """Identify the caller by the call's headers."""
-        given = headers.get("authorization")
-        value = given[0] if given else None
+        value = _first(headers, "authorization")
         try:
             session = self._authenticator.identify(value, login=info.method == flight.FlightMethod.HANDSHAKE)
         except AuthenticationError as error:
             raise to_flight(error) from None
-        basic = bool(value) and str(value).lower().startswith("basic ")
-        return Call(session, {"authorization": f"Bearer {session.token}"} if basic else {})
+        basic = value.lower().startswith("basic ")
+        answer = {"authorization": f"Bearer {session.token}"} if basic else {}
+        return Call(session, answer, _first(headers, SNAPSHOT_HEADER).strip() or None)
+
+
+def _first(headers: Mapping[str, list[str]], name: str) -> str:
+    """Return a header's first value, "" if there is none."""
+    values = headers.get(name)
+    return str(values[0]) if values else ""
 
 
 class Handshake(flight.ServerAuthHandler):  # type: ignore[misc]

@@ -160,4 +160,4 @@ def _answer(sequence: int, future: Future[Ack]) -> AppendResult:
         ack = future.result()
     except InputError as error:
         return AppendResult(error=AppendError(sequence, error.code, error.message, error.hint or ""))
-    return AppendResult(ack=AppendAck(sequence, ack.first_seq, ack.rows, ack.rejected, ack.duplicate))
+    return AppendResult(ack=AppendAck(sequence, ack.first_seq, ack.rows, ack.rejected, ack.duplicate, ack.repeated))

@@ -6,7 +6,7 @@ touches data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -17,12 +17,13 @@ from tickflight.wire.commands import CommandPreparedStatementQuery
 from tickflight.wire.tickets import Query, TicketStatementQuery
 from tickflight_server.clock import Clock
 from tickflight_server.config import QuerySettings
-from tickflight_server.errors import StatementError
-from tickflight_server.flight.auth import Call
+from tickflight_server.errors import InputError, StatementError
+from tickflight_server.flight.auth import SNAPSHOT_HEADER, Call
 from tickflight_server.flight.handles import Handles
 from tickflight_server.flight.parameters import read_batches, rows_of
 from tickflight_server.flight.streams import cut_by_bytes, generated, stream
 from tickflight_server.query.engine import Engine, Plan
+from tickflight_server.store import PinBoard
 
 PLAN_FRESH_S = 1.0  # a plan older than this when it is fetched is made anew, since now() is part of it
 # what stands for a parameter before values are bound: some functions refuse null, others want a list
@@ -31,10 +32,11 @@ _GUESSES: tuple[object, ...] = (None, 1, [1])
 
 @dataclass
 class Prepared:
-    """A prepared statement and the rows bound to it last."""
+    """A prepared statement, the rows bound to it last, and the pin of the call that planned it last."""
 
     sql: str
     parameters: tuple[str, ...]
+    pin: str | None = None
     rows: list[tuple[object, ...]] = field(default_factory=list)
 
 
@@ -43,16 +45,17 @@ class Planned:
     """A query that waits to be fetched. ``plan`` is used once, when it is fresh; after that it is made anew."""
 
     sql: str
-    values: tuple[object, ...]
+    pin: str | None
     plan: Plan | None
     made: float
 
 
 class QueryService:
-    """Planning, preparing and running statements for one server."""
+    """Planning, preparing and running statements for one server, over the newest rows or under a pin of ``pins``."""
 
-    def __init__(self, engine: Engine, settings: QuerySettings, clock: Clock) -> None:
+    def __init__(self, engine: Engine, pins: PinBoard, settings: QuerySettings, clock: Clock) -> None:
         self._engine = engine
+        self._pins = pins
         self._settings = settings
         self._clock = clock
         limits = {"most": settings.handles_max, "idle_s": settings.handle_idle_s}
@@ -61,20 +64,31 @@ class QueryService:
 
     def info(self, call: Call, sql: str) -> tuple[pa.Schema, bytes]:
         """Plan a statement; return its result schema and the ticket of its result."""
+        self._cuts(call.snapshot)
         plan = self._engine.plan(sql)
-        planned = Planned(sql, (), plan, self._clock.monotonic())
+        planned = Planned(sql, call.snapshot, plan, self._clock.monotonic())
         handle = self._planned.add(call.session.user, planned)
         return plan.schema, TicketStatementQuery(handle).serialize()
 
-    def schema(self, sql: str) -> pa.Schema:
+    def _cuts(self, pin: str | None) -> Mapping[str, int] | None:
+        """Return the last ``seq`` by table that a pin's queries see, None without a pin.
+
+        Raises:
+            NotFoundError: there is no such pin, or it has ended.
+        """
+        return None if pin is None else self._pins.get(pin).cuts
+
+    def schema(self, call: Call, sql: str) -> pa.Schema:
         """Return the result schema of a statement."""
+        self._cuts(call.snapshot)
         return self._engine.plan(sql).schema
 
     def prepare(self, call: Call, sql: str) -> ActionCreatePreparedStatementResult:
         """Keep a statement for running it with parameters."""
+        self._cuts(call.snapshot)
         names = self._engine.parameter_names(sql)
         schema = self._guess_schema(sql, names)
-        handle = self._prepared.add(call.session.user, Prepared(sql, names))
+        handle = self._prepared.add(call.session.user, Prepared(sql, names, call.snapshot))
         parameters = pa.schema([pa.field(name, pa.null()) for name in names])
         return ActionCreatePreparedStatementResult(
             prepared_statement_handle=handle,
@@ -88,7 +102,7 @@ class QueryService:
         failure: StatementError | None = None
         for guess in _GUESSES if names else (None,):
             try:
-                return self._engine.plan(sql, dict.fromkeys(names, guess)).schema
+                return self._engine.plan(sql, dict.fromkeys(names, guess), guessed=bool(names)).schema
             except StatementError as error:
                 failure = failure or error
         assert failure is not None
@@ -106,23 +120,28 @@ class QueryService:
     def prepared_info(self, call: Call, handle: bytes) -> tuple[pa.Schema, bytes]:
         """Plan a prepared statement with its bound values; return the result schema and the ticket."""
         prepared = self._prepared.get(call.session.user, handle)
+        # the ticket is the statement's own handle: what this call asks for is kept there for the fetch
+        prepared.pin = call.snapshot
+        self._cuts(prepared.pin)
         plan = self._plan_bound(prepared, _bound_rows(prepared)[0])
         return plan.schema, CommandPreparedStatementQuery(handle).serialize()
 
     def fetch(self, call: Call, ticket: TicketStatementQuery | Query | CommandPreparedStatementQuery) -> object:
         """Run what a ticket stands for; return its stream."""
         if isinstance(ticket, Query):
-            return self._run(call, self._plan_query(ticket))
+            return self._run(call, self._plan_query(ticket), self._cuts(call.snapshot))
         if isinstance(ticket, TicketStatementQuery):
             planned = self._planned.get(call.session.user, ticket.statement_handle)
+            cuts = self._cuts(_agreed(call, planned.pin))
             plan, planned.plan = planned.plan, None
             if plan is None or self._clock.monotonic() - planned.made > PLAN_FRESH_S:
                 plan = self._engine.plan(planned.sql)
-            return self._run(call, plan)
+            return self._run(call, plan, cuts)
         prepared = self._prepared.get(call.session.user, ticket.prepared_statement_handle)
+        cuts = self._cuts(_agreed(call, prepared.pin))
         rows = _bound_rows(prepared)
         first = self._plan_bound(prepared, rows[0])
-        return self._run(call, first) if len(rows) == 1 else self._run_many(call, prepared, rows, first)
+        return self._run(call, first, cuts) if len(rows) == 1 else self._run_many(call, prepared, rows, first, cuts)
 
     def _plan_query(self, ticket: Query) -> Plan:
         if not ticket.params:
@@ -136,13 +155,18 @@ class QueryService:
     def _plan_bound(self, prepared: Prepared, row: tuple[object, ...]) -> Plan:
         return self._engine.plan(prepared.sql, _bound(prepared.parameters, row))
 
-    def _run(self, call: Call, plan: Plan) -> flight.FlightDataStream:
-        execution = self._engine.execute(plan, started=call.watch)
+    def _run(self, call: Call, plan: Plan, cuts: Mapping[str, int] | None) -> flight.FlightDataStream:
+        execution = self._engine.execute(plan, cuts=cuts, started=call.watch)
         call.hold(execution.close)
         return stream(execution, self._settings.batch_bytes)
 
     def _run_many(
-        self, call: Call, prepared: Prepared, rows: Sequence[tuple[object, ...]], first: Plan
+        self,
+        call: Call,
+        prepared: Prepared,
+        rows: Sequence[tuple[object, ...]],
+        first: Plan,
+        cuts: Mapping[str, int] | None,
     ) -> flight.FlightDataStream:
         """Run the statement for one row after the other, as one result in the first one's schema."""
         schema, limit = first.schema, self._settings.batch_bytes
@@ -150,11 +174,26 @@ class QueryService:
         def batches() -> Iterator[pa.RecordBatch]:
             for number, row in enumerate(rows):
                 plan = self._plan_bound(prepared, row) if number else first
-                with self._engine.execute(plan, started=call.watch) as execution:
+                with self._engine.execute(plan, cuts=cuts, started=call.watch) as execution:
                     for batch in execution.batches():
                         yield from cut_by_bytes(_in_schema(batch, schema), limit)
 
         return generated(schema, batches())
+
+
+def _agreed(call: Call, kept: str | None) -> str | None:
+    """Return the pin that a ticket was given under; a fetch need not name it, and may not name another.
+
+    Raises:
+        InputError: the fetch names another one.
+    """
+    if call.snapshot is not None and call.snapshot != kept:
+        raise InputError(
+            f"the result was asked for {f'under snapshot {kept}' if kept else 'without a snapshot'}, and is fetched "
+            f"under {call.snapshot[:100]!r}.",
+            hint=f"Send the same {SNAPSHOT_HEADER} with GetFlightInfo and DoGet.",
+        )
+    return kept
 
 
 def _bound_rows(prepared: Prepared) -> Sequence[tuple[object, ...]]:

@@ -26,9 +26,16 @@ from tickflight.wire.actions import (
     ActionEndTransactionRequest,
     CloseSessionRequest,
     CloseSessionResult,
+    CreatePin,
     FeedReport,
     Flush,
     FlushResult,
+    Health,
+    HealthComponent,
+    HealthResult,
+    Pin,
+    ReleasePin,
+    RenewPin,
     parse_action_request,
 )
 from tickflight.wire.append import DoPutPreparedStatementResult
@@ -48,6 +55,7 @@ from tickflight_server.flight.result_schemas import RESULT_SCHEMAS, CatalogComma
 from tickflight_server.flight.sqlinfo import SqlInfoFacts
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.statement import CATALOG
+from tickflight_server.store import Pin as StoredPin
 from tickflight_server.store import Store
 
 LOG = structlog.get_logger(__name__)
@@ -68,7 +76,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         self._store = store
         self._engine = engine
         self._authenticator = Authenticator(settings.auth, clock)
-        self._queries = QueryService(engine, settings.query, clock)
+        self._queries = QueryService(engine, store.pins, settings.query, clock)
         self._ingest = IngestService(store, settings.flight.message_bytes_max)
         self._transactions: Handles[bool] = Handles(
             "transaction", clock, most=settings.query.handles_max, idle_s=settings.auth.session_idle_s
@@ -102,6 +110,10 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             "CloseSession": self._close_session,
             "tickflight.FeedReport": self._feed_report,
             "tickflight.Flush": self._flush,
+            "tickflight.pin": self._pin,
+            "tickflight.renew_pin": self._renew_pin,
+            "tickflight.release_pin": self._release_pin,
+            "tickflight.health": self._health,
         }
         host, port = settings.flight.host, settings.flight.port
         try:
@@ -136,7 +148,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             command = c.parse_command(_command_bytes(descriptor))
             if isinstance(command, c.CommandStatementQuery):
                 # nobody will fetch: no handle is kept
-                return flight.SchemaResult(self._queries.schema(command.query))
+                return flight.SchemaResult(self._queries.schema(self._call(context), command.query))
             return flight.SchemaResult(self._find(context, command)[0])
 
     def _find(self, context: Any, command: c.Command) -> Found:
@@ -223,6 +235,27 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def _flush(self, call: Call, request: Flush) -> Message:
         return FlushResult(self._store.flush())
+
+    def _pin(self, call: Call, request: CreatePin) -> Message:
+        cuts = {name: table.state.last_seq for name, table in self._store.tables.items()}
+        return _told(self._store.pins.create(cuts, request.seconds))
+
+    def _renew_pin(self, call: Call, request: RenewPin) -> Message:
+        return _told(self._store.pins.renew(request.id, request.seconds))
+
+    def _release_pin(self, call: Call, request: ReleasePin) -> None:
+        """Let a pin go; one that is gone already is no error."""
+        self._store.pins.release(request.id)
+
+    def _health(self, call: Call, request: Health) -> Message:
+        health = self._store.health
+        rows = health.conditions()
+        components = tuple(HealthComponent(r.component, r.state, r.since_us, r.detail, r.hint) for r in rows)
+        return HealthResult(health.state, components)
+
+
+def _told(pin: StoredPin) -> Pin:
+    return Pin(pin.id, pin.cuts, pin.created_us, pin.expires_us)
 
 
 def _check_free(host: str, port: int) -> None:

@@ -21,7 +21,7 @@ _SHORT_TEXTS = frozenset(
     column.name
     for table in STORED.values()
     for column in table.columns
-    if column.kind in ("label", "text") and column.name not in ("reason", "row")
+    if column.kind in ("label", "text") and column.name not in ("reason", "row", "detail")
 )
 
 

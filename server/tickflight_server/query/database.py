@@ -7,7 +7,7 @@ each query gives its own contents; nothing outside the data folder can be reache
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,10 @@ import duckdb
 
 from tickflight_server.config import QuerySettings
 from tickflight_server.paths import Layout
-from tickflight_server.query.statement import CATALOG
+from tickflight_server.query.statement import CATALOG, Parameters, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store
-
-Parameters = Sequence[Any] | Mapping[str, Any]
 
 MACROS = {
     "now": "TIMESTAMP",
@@ -34,11 +32,6 @@ MACROS = {
     "current_localtime": "TIMESTAMP::TIME",
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
-
-
-def view_name(schema: str, name: str) -> str:
-    """Return the name of the temporary table that holds what a connection sees of a table."""
-    return f"__{schema}_{name}"
 
 
 def make_database(store: Store, settings: QuerySettings, prefix: str) -> duckdb.DuckDBPyConnection:
@@ -67,9 +60,13 @@ def make_database(store: Store, settings: QuerySettings, prefix: str) -> duckdb.
         columns = ", ".join(f'"{n}"' for n in arrow.names)
         run(f'CREATE VIEW {CATALOG}."{schema}"."{name}" AS SELECT {columns} FROM temp.main.{view_name(schema, name)}')
     # a list setting takes no parameter
-    folders = ", ".join("'{}/'".format(f"{prefix}{name}".replace("'", "''")) for name in STORED)
+    layout = Layout(Path(prefix))
+    # below the data folder as the queries name them
+    readable = (str(f.relative_to(store.root)) if f.is_relative_to(store.root) else f for f in store.read_folders)
+    places = (f"{prefix}{f}" if isinstance(f, str) else str(f) for f in readable)
+    folders = ", ".join("'{}/'".format(place.replace("'", "''")) for place in places)
     run(f"SET GLOBAL allowed_directories = [{folders}]")
-    _allow_spilling(run, Layout(Path(prefix)), settings.spill_mb)
+    _allow_spilling(run, layout, settings.spill_mb)
     run("SET GLOBAL enable_external_access = false")
     return database
 

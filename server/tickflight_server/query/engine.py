@@ -7,52 +7,39 @@ hold a matching row are opened. Both runs see the same ``now()``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, LifoQueue
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import QuerySettings
 from tickflight_server.errors import BusyError, ServerError
-from tickflight_server.query.database import (
-    Parameters,
-    make_database,
-    relation,
-    set_now,
-    view_name,
-)
+from tickflight_server.query.database import make_database, relation, set_now
 from tickflight_server.query.failures import translate
 from tickflight_server.query.probe import Filters, Prober
-from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
-from tickflight_server.query.statement import CATALOG, Statement, StatementReader
+from tickflight_server.query.sources import Opened, Sources
+from tickflight_server.query.statement import CATALOG, Parameters, Reading, Statement, StatementReader, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import FeedBoard, SystemSource, make_table
-from tickflight_server.schemas import STORED, TableSchema
+from tickflight_server.query.travel import Travel
+from tickflight_server.schemas import STORED
 from tickflight_server.store import Store, TableSnapshot
 
 BATCH_ROWS_MIN = 2048  # the engine's vectors
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What a query opens of one table: part paths relative to the table's folder, and segments by first ``seq``."""
-
-    parts: tuple[str, ...]
-    segments: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A statement that was bound: its result schema, and the filters that reach each table's scans.
 
-    ``filters`` has an entry for each stored table that the statement names: a list with one filter a scan, or None
-    where the scans are not known and everything is opened. ``now_us`` is what ``now()`` says.
+    ``filters`` has an entry for each reading of a stored table: a list with one filter a scan, or None where the scans
+    are not known and everything is opened. ``now_us`` is what ``now()`` says. ``versions`` has the table version that
+    each AT clause asks for.
     """
 
     statement: Statement
@@ -60,14 +47,22 @@ class Plan:
     schema: pa.Schema
     filters: dict[str, Filters | None]
     now_us: int
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 class Execution:
     """A query under way: ``reader`` streams its result; ``close`` frees everything, in any state."""
 
-    def __init__(self, engine: Engine, connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        connection: duckdb.DuckDBPyConnection,
+        reader: pa.RecordBatchReader,
+        held: ExitStack,
+    ) -> None:
         self._engine = engine
         self._connection = connection
+        self._held = held
         self.reader = reader
         self.opened: dict[str, Opened] = {}
         self._closed = threading.Lock()
@@ -103,7 +98,10 @@ class Execution:
             _interrupt(self._connection)
             with suppress(duckdb.Error):  # the engine refuses to close a connection on which a thread reads
                 self._connection.close()
-            self._engine.release()
+            try:
+                self._held.close()
+            finally:
+                self._engine.release()
 
 
 class Engine:
@@ -125,6 +123,7 @@ class Engine:
         # a server works in its data folder, so that an error of the engine in the middle of a stream, which nobody
         # can reword, has no path of the machine in it
         self._folder = "" if Path.cwd() == store.root else f"{store.root}/"
+        self._sources = Sources(store, self._folder)
         self._database = make_database(store, settings, self._folder)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self._probers: LifoQueue[Prober] = LifoQueue()
@@ -162,42 +161,62 @@ class Engine:
         with self._statement_reader() as reader:
             return reader.parameter_names(sql)
 
-    def plan(self, sql: str, parameters: Parameters = ()) -> Plan:
+    def plan(self, sql: str, parameters: Parameters = (), *, guessed: bool = False) -> Plan:
         """Bind ``sql`` without running it on data; find its result schema and the filters that reach each table.
 
-        ``parameters`` are the values of ``?`` and ``$1`` in order, or of ``$name`` by name, as Python values.
+        ``parameters`` are the values of ``?`` and ``$1`` in order, or of ``$name`` by name, as Python values; with
+        ``guessed`` they only stand for ones to come, and the plan is not to be executed.
 
         Raises:
             StatementError: it does not parse or bind; the message has the engine's place marker.
             UnsupportedError: it is no query.
             TooLargeError: it is too long.
+            NotFoundError: there is no such version of a table, or it is gone.
         """
         with self._statement_reader() as reader:
             statement = reader.read(sql)
+        asked = [] if guessed else [(travel, travel.asked(parameters)) for travel in statement.travels]
+        left = statement.left(parameters)
         now_us = self._clock.now_us()
-        names = _stored_names(statement)
         try:
             with self._prober() as prober:
-                schema, filters = prober.find(
-                    statement, parameters, names, now_us=now_us, timeout_s=self._settings.probe_timeout_s
-                )
+                schema, filters = prober.find(statement, left, now_us=now_us, timeout_s=self._settings.probe_timeout_s)
         except Exception as error:
-            raise self.translate(error) from None
-        return Plan(statement, parameters, schema, filters, now_us)
+            raise self.translate(error, statement) from None
+        versions = {travel.view: self._version(travel, value) for travel, value in asked}
+        return Plan(statement, left, schema, filters, now_us, versions)
 
-    def translate(self, error: BaseException) -> ServerError:
-        """Return the server's error for whatever the engine raised."""
-        return translate(error, self._store.root)
+    def _version(self, travel: Travel, asked: int) -> int:
+        """Return the table version that an AT clause asks for; it is there."""
+        version = self._store.version_at(travel.table, asked) if travel.unit == "TIMESTAMP" else asked
+        self._store.snapshot_at(travel.table, version)
+        return version
+
+    def translate(self, error: BaseException, statement: Statement | None = None) -> ServerError:
+        """Return the server's error for whatever the engine raised, in the words of the caller's statement."""
+        translated = translate(error, self._store.root)
+        if statement is not None and statement.words:
+            translated.message = statement.in_callers_words(translated.message)
+        return translated
 
     def execute(
-        self, plan: Plan, *, batch_rows: int | None = None, started: Callable[[Callable[[], None]], None] | None = None
+        self,
+        plan: Plan,
+        *,
+        cuts: Mapping[str, int] | None = None,
+        batch_rows: int | None = None,
+        started: Callable[[Callable[[], None]], None] | None = None,
     ) -> Execution:
         """Run a bound statement over the newest snapshot; the caller closes the execution.
 
-        When this returns the first batch is there, which may take long; ``started`` is given what cancels it before.
+        With ``cuts`` it sees of each stored table the rows with ``seq`` up to the table's, and none of one that is not
+        in it. When this returns the first batch is there, which may take long; ``started`` is given what cancels it
+        before.
 
         Raises:
             BusyError: no place among the running queries came free in time.
+            NotFoundError: a version that it asks for is gone.
+            StorageError: a part is missing or damaged.
             ServerError: the engine failed.
         """
         if not self._places.acquire(timeout=self._settings.queue_timeout_s):
@@ -205,66 +224,63 @@ class Engine:
                 f"{self._settings.concurrent_max} queries run already (query.concurrent_max).", hint="Try again later."
             )
         try:
-            return self._execute(plan, batch_rows or batch_rows_for(plan.schema, self._settings.batch_bytes), started)
+            return self._execute(
+                plan, cuts, batch_rows or batch_rows_for(plan.schema, self._settings.batch_bytes), started
+            )
         except BaseException as error:
             self.release()
             if isinstance(error, Exception):
-                raise self.translate(error) from None
+                raise self.translate(error, plan.statement) from None
             raise
 
-    def _execute(self, plan: Plan, batch_rows: int, started: Callable[[Callable[[], None]], None] | None) -> Execution:
-        connection = self._connect()
+    def _execute(
+        self,
+        plan: Plan,
+        cuts: Mapping[str, int] | None,
+        batch_rows: int,
+        started: Callable[[Callable[[], None]], None] | None,
+    ) -> Execution:
+        connection, held = self._connect(), ExitStack()
         try:
             if started is not None:
                 started(lambda: _interrupt(connection))
-            return self._start(connection, plan, batch_rows)
+            return self._start(connection, plan, cuts, batch_rows, held)
         except BaseException:
             connection.close()
+            held.close()
             raise
 
-    def _start(self, connection: duckdb.DuckDBPyConnection, plan: Plan, batch_rows: int) -> Execution:
+    def _start(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        plan: Plan,
+        cuts: Mapping[str, int] | None,
+        batch_rows: int,
+        held: ExitStack,
+    ) -> Execution:
         opened = {}
-        for name, filters in plan.filters.items():
-            opened[name] = self._give_table(connection, self._store.snapshot(name), filters)
+        for reading in plan.statement.readings():
+            upto = None if cuts is None else cuts.get(reading.table.name, 0)
+            snapshot, filters = self._snapshot(reading, plan, upto), plan.filters[reading.key]
+            opened[reading.key] = self._sources.give(connection, reading.view, snapshot, filters, upto, held)
         source = SystemSource(self._store, self.feeds)
         for schema, name in plan.statement.tables:
             if name in SYSTEM_TABLES and schema in ("", "system"):
                 connection.register(view_name("system", name), make_table(name, source))
         set_now(connection, plan.now_us)
         reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(batch_rows)
-        execution = Execution(self, connection, reader)
+        execution = Execution(self, connection, reader, held)
         execution.opened = opened
         self._store.metrics.add("queries")
         self._store.metrics.add("parts_opened", sum(len(o.parts) for o in opened.values()))
         self._store.metrics.add("segments_read", sum(len(o.segments) for o in opened.values()))
         return execution
 
-    def _give_table(
-        self, connection: duckdb.DuckDBPyConnection, snapshot: TableSnapshot, filters: Filters | None
-    ) -> Opened:
-        """Let ``connection`` see those segments and parts of ``snapshot`` that can hold matching rows."""
-        table = snapshot.table
-        segments = [
-            s
-            for s, keep in zip(snapshot.segments, _keep(filters, SegmentCandidates(snapshot.segments)), strict=True)
-            if keep
-        ]
-        parts = snapshot.parts.chosen(_keep(filters, PartCandidates(snapshot.parts)))
-        view = view_name(table.schema, table.name)
-        memory_schema = table.arrow(self._store.numeric, memory=True)
-        ring = pa.Table.from_batches([s.batch for s in segments], schema=memory_schema)
-        if len(parts) == 0:
-            connection.register(view, ring)
-        else:
-            columns = ", ".join(f'"{c.name}"' for c in table.columns)
-            folder = f"{self._folder}{table.name}"
-            connection.execute(f"SET VARIABLE {view} = ?", [[f"{folder}/{p}" for p in parts.path]])
-            body = f"SELECT {columns} FROM read_parquet(getvariable('{view}'), hive_partitioning = false)"
-            if segments:
-                connection.register(f"{view}_ring", ring)
-                body += f" UNION ALL SELECT {columns} FROM {view}_ring"
-            connection.execute(f"CREATE TEMP VIEW {view} AS {body}")
-        return Opened(tuple(parts.path), tuple(s.first_seq for s in segments))
+    def _snapshot(self, reading: Reading, plan: Plan, upto: int | None) -> TableSnapshot:
+        """Return what a query is to see of a table; of a version, rows after ``upto`` are still to be left out."""
+        if reading.travel is None:
+            return self._store.snapshot(reading.table.name, upto)
+        return self._store.snapshot_at(reading.table.name, plan.versions[reading.key])
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         connection = self._database.cursor()
@@ -323,24 +339,3 @@ def _width(kind: pa.DataType) -> int:
         return max(1, int(kind.bit_width) // 8)
     except ValueError:
         return 24
-
-
-def _keep(filters: Filters | None, candidates: Candidates) -> np.ndarray:
-    """Return which candidates some scan needs."""
-    if filters is None or any(f is None for f in filters):
-        return np.ones(len(candidates), dtype=bool)
-    keep = np.zeros(len(candidates), dtype=bool)
-    for one in filters:
-        assert one is not None
-        keep |= may_match(one, candidates)
-    return keep
-
-
-def _stored_names(statement: Statement) -> list[str]:
-    """Return the stored tables that a statement may read; a name without a schema is looked up in both."""
-    found = []
-    for schema, name in sorted(statement.tables):
-        table: TableSchema | None = STORED.get(name)
-        if table is not None and schema in ("", table.schema):
-            found.append(name)
-    return sorted(set(found))

@@ -44,7 +44,7 @@ _TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = 
 )
 _FIRST_LINE = (duckdb.OutOfMemoryException, duckdb.InternalException, duckdb.FatalException)
 # names of this server's own making, which a reader of an error knows by their public names
-_INTERNAL = re.compile(r"(?:temp\.main\.)?\b__(market|system)_(\w+?)(?:_ring)?\b")
+_INTERNAL = re.compile(r"(?:temp\.main\.)?\b__(market|system)_(\w+?)(?:_ring|_none)?\b")
 
 
 # an error in the middle of a stream comes through Arrow, as text that begins with the engine's name of its kind

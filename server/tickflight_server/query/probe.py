@@ -6,7 +6,7 @@ The rule of this file: a filter that may not have been seen counts as none. What
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tickflight_server.query.database import Parameters, find_place, relation, set_now, view_name
+from tickflight_server.query.database import find_place, relation, set_now
 from tickflight_server.query.filters import Filter, read_expression
-from tickflight_server.query.statement import Statement
+from tickflight_server.query.statement import Parameters, Reading, Statement, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.schemas import STORED, NumericType
 
@@ -39,11 +39,8 @@ class Prober:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, numeric: NumericType) -> None:
         self._connection = connection
-        self._probes: dict[str, _Probe] = {}
-        for table in STORED.values():
-            # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing
-            probe = self._probes[table.name] = _Probe(table.arrow(numeric).empty_table())
-            connection.register(view_name(table.schema, table.name), probe)
+        self._numeric = numeric
+        self._probes = {table.name: self._register(Reading(table)) for table in STORED.values()}
         for name, (schema, _, _) in SYSTEM_TABLES.items():
             connection.register(view_name("system", name), schema.empty_table())
 
@@ -51,23 +48,30 @@ class Prober:
         """Let the connection go."""
         self._connection.close()
 
-    def find(
-        self, statement: Statement, parameters: Parameters, names: Iterable[str], *, now_us: int, timeout_s: float
-    ) -> tuple[pa.Schema, dict[str, Filters | None]]:
-        """Return the result's schema, and the filters that reach the scans of the stored tables ``names``.
+    def _register(self, reading: Reading) -> _Probe:
+        # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing
+        probe = _Probe(reading.table.arrow(self._numeric).empty_table())
+        self._connection.register(reading.view, probe)
+        return probe
 
-        A table's filters are None where its scans are not known.
+    def find(
+        self, statement: Statement, parameters: Parameters, *, now_us: int, timeout_s: float
+    ) -> tuple[pa.Schema, dict[str, Filters | None]]:
+        """Return the result's schema, and the filters that reach the scans of each reading of a stored table.
+
+        A reading's filters are None where its scans are not known.
 
         Raises:
             duckdb.Error: the statement does not bind; the message has the engine's place marker.
         """
-        for probe in self._probes.values():
+        readings = statement.readings()
+        probes = {r.key: self._register(r) if r.travel else self._probes[r.key] for r in readings}
+        for probe in probes.values():
             probe.seen = []
-        names = list(names)
         try:
             set_now(self._connection, now_us)
             query = relation(self._connection, statement.probe_sql, parameters)
-            schema = self._run(query, timeout_s) if names and not statement.explain else None
+            schema = self._run(query, timeout_s) if probes and not statement.explain else None
             complete = schema is not None
             if schema is None:
                 # this plans and runs nothing; it renames columns of one name
@@ -75,7 +79,11 @@ class Prober:
                 schema = pa.schema([f.with_name(name) for f, name in zip(types, query.columns, strict=True)])
         except duckdb.Error as error:
             raise find_place(self._connection, statement.probe_sql, parameters, error) from None
-        return schema, {n: _filters(self._probes[n]) if complete else None for n in names}
+        finally:
+            for reading in readings:
+                if reading.travel:
+                    self._connection.unregister(reading.view)
+        return schema, {key: _filters(probe) if complete else None for key, probe in probes.items()}
 
     def _run(self, query: Any, timeout_s: float) -> pa.Schema | None:
         """Run the probe to its end; return its schema, or None if it took too long or failed midway.

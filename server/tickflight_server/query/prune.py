@@ -55,14 +55,10 @@ class PartCandidates:
 
     def members(self, column: str, values: frozenset[str]) -> Masks | None:
         """See ``Candidates``."""
-        if column not in ("exchange", "symbol"):
-            return None
-        codes, names = self._index.labels(column)
-        inside = np.array([name in values for name in names], dtype=bool)[codes]
-        return inside, ~inside
+        return self.labels(column, values.__contains__)
 
     def labels(self, column: str, holds: Callable[[str], bool]) -> Masks | None:
-        """See ``Candidates``."""
+        """See ``Candidates``; ``holds`` is asked once for each distinct label."""
         if column not in ("exchange", "symbol"):
             return None
         codes, names = self._index.labels(column)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
 
 from tickflight_server.errors import StatementError, TooLargeError, UnsupportedError
+from tickflight_server.query import travel
+from tickflight_server.query.travel import Travel, walk
+from tickflight_server.schemas import STORED, TableSchema
 
 CATALOG = "tickflight"
 # Table functions that make rows of nothing or of their arguments, or tell about the catalog; none reads a file.
@@ -48,19 +51,81 @@ _DESCRIBE_SYSTEM = re.compile(r"\b((?:DESCRIBE|DESC|SUMMARIZE)\s+)(\"?system\"?\
 _READING = "SELECT, WITH, VALUES, FROM, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN are taken."
 
 
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+def view_name(schema: str, name: str) -> str:
+    """Return the name of the temporary table that holds what a connection sees of a table."""
+    return f"__{schema}_{name}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A stored table that a statement reads, as it is or ``travel``s to a version, and the view that it has for it."""
+
+    table: TableSchema
+    travel: Travel | None = None
+
+    @property
+    def view(self) -> str:
+        """What the engine reads."""
+        return self.travel.view if self.travel else view_name(self.table.schema, self.table.name)
+
+    @property
+    def key(self) -> str:
+        """Name in the statement: the table's, or the view's where it is a version."""
+        return self.travel.view if self.travel else self.table.name
+
+
 @dataclass(frozen=True)
 class Statement:
     """A SQL text that may run.
 
     ``sql`` is the text for the engine: the caller's, but for ``system.x``, which is written ``tickflight.system.x``
-    since the engine has a catalog of that name. ``tables`` are the names it refers to, as (schema or "", table).
-    ``explain`` says that it is an EXPLAIN; ``probe_sql`` is then the one that runs nothing, without ANALYZE.
+    since the engine has a catalog of that name, and for references with an AT clause, which are those of ``travels``.
+    ``tables`` are the other names it refers to, as (schema or "", table). ``explain`` says that it is an EXPLAIN;
+    ``probe_sql`` is then the one that runs nothing, without ANALYZE. Parameters in ``spent`` are only ``travels``'.
+    ``words`` are what was written anew, with what stood there.
     """
 
     sql: str
     tables: frozenset[tuple[str, str]]
     explain: bool
     probe_sql: str
+    travels: tuple[Travel, ...] = ()
+    spent: frozenset[str] = frozenset()
+    words: tuple[tuple[str, str], ...] = ()
+
+    def readings(self) -> list[Reading]:
+        """Return the stored tables that it may read; a name without a schema is looked up in both."""
+        found = set()
+        for schema, name in self.tables:
+            table = STORED.get(name)
+            if table is not None and schema in ("", table.schema):
+                found.add(name)
+        return [Reading(STORED[n]) for n in sorted(found)] + [Reading(STORED[t.table], t) for t in self.travels]
+
+    def left(self, parameters: Parameters) -> Parameters:
+        """Return the parameters that the engine's text still has."""
+        if not self.spent:
+            return parameters
+        named = parameters if isinstance(parameters, Mapping) else {str(i): v for i, v in enumerate(parameters, 1)}
+        return {name: value for name, value in named.items() if name.lower() not in self.spent}
+
+    def in_callers_words(self, text: str) -> str:
+        """Return an error's ``text`` with the caller's references in it, where it quotes what was written for them."""
+        for ours, theirs in self.words:
+            text = text.replace(ours, theirs)
+        return text
+
+
+@dataclass
+class _Found:
+    """What a walk over a statement's tree came across."""
+
+    tables: set[tuple[str, str]] = field(default_factory=set)
+    system: list[int] = field(default_factory=list)
+    versions: list[tuple[dict[str, Any], Travel]] = field(default_factory=list)
 
 
 class StatementReader:
@@ -82,21 +147,31 @@ class StatementReader:
         explain = _EXPLAIN.match(sql)
         text = sql[explain.end() :] if explain else sql
         tree = self._parse(text, sql)
-        tables: set[tuple[str, str]] = set()
-        places: list[int] = []
-        for node in _walk(tree):
-            _check(node, tables, places)
-        text = _qualify(text, places)
-        if any(node.get("type") == "SHOW_REF" for node in _walk(tree)):
+        found = _look(tree)
+        statement = Statement(text, frozenset(found.tables), explain=False, probe_sql=text)
+        if found.versions:
+            text, tree, found, statement = self._travel(text, tree, found, statement)
+        text = _qualify(text, found.system)
+        if any(node.get("type") == "SHOW_REF" for node in walk(tree)):
             # the parser gives no place for what DESCRIBE and SUMMARIZE name
             text = _DESCRIBE_SYSTEM.sub(rf"\1{CATALOG}.\2", text)
-        names = frozenset(tables)
         if explain is None:
-            return Statement(text, names, explain=False, probe_sql=text)
+            return replace(statement, sql=text, probe_sql=text)
         # what was in front is left out but for its lines: the engine gets the very text that was looked through
         lines = "\n" * sql[: explain.start(1)].count("\n")
         without = "" if _ANALYZE.search(explain[1]) else explain[1][len("EXPLAIN") :]
-        return Statement(f"{lines}{explain[1]}{text}", names, explain=True, probe_sql=f"{lines}EXPLAIN{without}{text}")
+        whole, probe_sql = f"{lines}{explain[1]}{text}", f"{lines}EXPLAIN{without}{text}"
+        return replace(statement, sql=whole, explain=True, probe_sql=probe_sql)
+
+    def _travel(self, text: str, tree: Any, found: _Found, statement: Statement) -> tuple[str, Any, _Found, Statement]:
+        """Put views in the place of the references with an AT clause; what is then there is looked through again."""
+        rewritten = travel.rewrite(text, tree, found.versions)
+        after = self._parse(rewritten.sql, rewritten.sql)
+        views = [t.view for t in rewritten.travels]
+        travel.check_same(tree, after, views)
+        seen = _look(after)
+        statement = replace(statement, travels=rewritten.travels, spent=rewritten.spent, words=rewritten.words)
+        return rewritten.sql, after, seen, statement
 
     def parameter_names(self, sql: str) -> tuple[str, ...]:
         """Return the names of the statement's parameters: numbers by value, names as they first appear.
@@ -115,7 +190,7 @@ class StatementReader:
             return tuple(sorted(names, key=int))
         explain = _EXPLAIN.match(sql)
         places: dict[str, int] = {}
-        for node in _walk(self._parse(sql[explain.end() :] if explain else sql, sql)):
+        for node in walk(self._parse(sql[explain.end() :] if explain else sql, sql)):
             if node.get("class") == "PARAMETER":
                 name, place = node["identifier"].lower(), node["query_location"]
                 places[name] = min(place, places.get(name, place))
@@ -172,16 +247,16 @@ class StatementReader:
         return "PIVOT without a list of values (ON column IN (…))" if kind == "MULTI" else kind
 
 
-def _walk(node: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object of a JSON tree, without recursion, so that depth is no matter."""
-    pending = [node]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, dict):
-            yield current
-            pending.extend(current.values())
-        elif isinstance(current, list):
-            pending.extend(current)
+def _look(tree: Any) -> _Found:
+    """Return what a statement refers to.
+
+    Raises:
+        UnsupportedError: something in it is not offered.
+    """
+    found = _Found()
+    for node in walk(tree):
+        _check(node, found)
+    return found
 
 
 def _qualify(sql: str, places: list[int]) -> str:
@@ -193,7 +268,7 @@ def _qualify(sql: str, places: list[int]) -> str:
     return text.decode()
 
 
-def _check(node: dict[str, Any], tables: set[tuple[str, str]], places: list[int]) -> None:
+def _check(node: dict[str, Any], found: _Found) -> None:
     kind = node.get("type")
     if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _QUERY_NODES:
         raise UnsupportedError(f"{kind.split('_')[0]} is not offered here: tables are read-only by SQL.", hint=_READING)
@@ -204,11 +279,14 @@ def _check(node: dict[str, Any], tables: set[tuple[str, str]], places: list[int]
         if re.search(r"[./\\:*?]", name):
             raise UnsupportedError(f"files cannot be read by SQL: {name!r}.", hint="Name a table.")
         schema = str(node.get("schema_name", "")).lower()
-        tables.add((schema, name.lower()))
+        if node.get("at_clause"):
+            found.versions.append((node, travel.read_reference(node, CATALOG)))
+            return
+        found.tables.add((schema, name.lower()))
         if schema == "system" and not node.get("catalog_name"):
-            places.append(node["query_location"])
+            found.system.append(node["query_location"])
     elif kind == "SHOW_REF" and node.get("table_name") and node.get("show_type") != "SHOW_SPECIAL":
-        tables.add((str(node.get("schema_name", "")).lower(), str(node["table_name"]).strip('"').lower()))
+        found.tables.add((str(node.get("schema_name", "")).lower(), str(node["table_name"]).strip('"').lower()))
     elif kind == "TABLE_FUNCTION":
         function = str(node["function"].get("function_name", "")).lower()
         if function not in TABLE_FUNCTIONS:

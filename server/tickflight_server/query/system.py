@@ -1,4 +1,4 @@
-"""The tables of schema ``system`` that are made when asked: parts, segments, tables, log, feeds, metrics.
+"""The tables of schema ``system`` that are made when asked: parts, segments, tables, log, feeds, metrics, pins, health.
 
 The rule of this file: each is a schema and a function in one literal table; nothing is stored.
 """
@@ -16,6 +16,8 @@ import pyarrow as pa
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.schemas import TIMESTAMP
 from tickflight_server.store import Store
+
+LOCAL = "local"
 
 
 class FeedBoard:
@@ -69,6 +71,7 @@ def _parts(source: SystemSource) -> Iterator[dict[str, Any]]:
         index = table.state.parts
         exchange, symbol = index.exchange, index.symbol
         for i in range(len(index)):
+            tier = _tier(index.path[i])
             yield {
                 "table": name,
                 "exchange": exchange[i],
@@ -80,8 +83,17 @@ def _parts(source: SystemSource) -> Iterator[dict[str, Any]]:
                 "max_timestamp": int(index.max_us[i]),
                 "min_seq": int(index.min_seq[i]),
                 "max_seq": int(index.max_seq[i]),
-                "path": f"{name}/{index.path[i]}",
+                "first_seq": int(index.first[i]),
+                "last_seq": int(index.last[i]),
+                "tier": tier,
+                "path": f"{name}/{index.path[i]}" if tier == LOCAL else index.path[i],
             }
+
+
+def _tier(path: str) -> str:
+    """Return where a part lies: the scheme of its URL, or ``LOCAL``."""
+    scheme, found, _ = path.partition("://")
+    return scheme if found else LOCAL
 
 
 def _segments(source: SystemSource) -> Iterator[dict[str, Any]]:
@@ -137,6 +149,23 @@ def _metrics(source: SystemSource) -> Iterator[dict[str, Any]]:
         yield {"name": name, "value": value}
 
 
+def _pins(source: SystemSource) -> Iterator[dict[str, Any]]:
+    for pin in source.store.pins.active():
+        cuts = json.dumps(dict(pin.cuts), sort_keys=True)
+        yield {"id": pin.id, "created": pin.created_us, "expires": pin.expires_us, "cuts": cuts}
+
+
+def _health(source: SystemSource) -> Iterator[dict[str, Any]]:
+    for row in source.store.health.conditions():
+        yield {
+            "component": row.component,
+            "state": row.state,
+            "since": row.since_us,
+            "detail": row.detail,
+            "hint": row.hint,
+        }
+
+
 def _schema(**types: pa.DataType) -> pa.Schema:
     return pa.schema(list(types.items()))
 
@@ -146,7 +175,9 @@ _RANGE = {"rows": _I, "bytes": _I, "min_timestamp": _T, "max_timestamp": _T, "mi
 
 TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str, Any]]], str]] = {
     "parts": (
-        _schema(table=_S, exchange=_S, symbol=_S, day=pa.date32(), **_RANGE, path=_S),
+        _schema(
+            table=_S, exchange=_S, symbol=_S, day=pa.date32(), **_RANGE, first_seq=_I, last_seq=_I, tier=_S, path=_S
+        ),
         _parts,
         "immutable Parquet files that hold flushed rows",
     ),
@@ -180,6 +211,16 @@ TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str
         _schema(feed=_S, reported_at=_T, **dict.fromkeys(_FEED_COUNTERS, _I), last_error=_S, report=_S),
         _feeds,
         "the newest report of each feed process",
+    ),
+    "pins": (
+        _schema(id=_S, created=_T, expires=_T, cuts=_S),
+        _pins,
+        "snapshots that clients hold, with the last seq of each table as JSON",
+    ),
+    "health": (
+        _schema(component=_S, state=_S, since=_T, detail=_S, hint=_S),
+        _health,
+        "how each component is doing: ok, degraded or failed",
     ),
     "metrics": (_schema(name=_S, value=pa.float64()), _metrics, "counters of the server since its start"),
 }

@@ -1,7 +1,8 @@
 """The store: log, ring, parts, catalog, snapshots. Everything above uses it through ``Store``."""
 
 from tickflight_server.store.committer import Ack
+from tickflight_server.store.pins import Pin, PinBoard
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.store import PRODUCER_BYTES_MAX, SEQUENCE_MAX, Store
 
-__all__ = ["PRODUCER_BYTES_MAX", "SEQUENCE_MAX", "Ack", "Store", "TableSnapshot"]
+__all__ = ["PRODUCER_BYTES_MAX", "SEQUENCE_MAX", "Ack", "Pin", "PinBoard", "Store", "TableSnapshot"]

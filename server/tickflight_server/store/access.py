@@ -12,17 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-import xxhash
-
 from tickflight_server.errors import StorageError
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import part_checksum
 from tickflight_server.store.health import Health
+from tickflight_server.store.part_cache import Held, PartCache
 from tickflight_server.store.partition import DAMAGED_HINT
+from tickflight_server.store.parts import PartIndex
+from tickflight_server.store.tier import file_checksum
 
 Verify = Literal["first_use", "never"]
 _PARALLEL = 4
-_BLOCK = 4 << 20
 
 
 class OpenParts:
@@ -113,10 +113,72 @@ class PartChecker:
         self._pool.shutdown(wait=False)
 
 
-def file_checksum(path: Path) -> str:
-    """Return the xxh3_64 of a file's contents in 16 hexadecimal digits."""
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+class PartAccess:
+    """Makes parts ready: fetches those that live in the tier, and checks all of them.
+
+    Args:
+        root: the data folder.
+        checker: what is known to be whole.
+        cache: copies of remote parts, None without a tier.
+    """
+
+    def __init__(self, root: Path, checker: PartChecker, cache: PartCache | None, health: Health) -> None:
+        self._root = root
+        self._checker = checker
+        self._cache = cache
+        self._health = health
+
+    def open(self, table: str, parts: PartIndex, evolved_seq: int) -> OpenParts:
+        """Make ``parts`` of ``table`` ready; those up to ``evolved_seq`` may have another schema.
+
+        Raises:
+            StorageError: one is missing or damaged, or its place cannot be reached; the message names it.
+        """
+        held = self._fetch(parts)
+        try:
+            away = held.paths if held else {}
+            paths = [away.get(p) or self._root / table / p for p in parts.path]
+            self._checker.check(table, list(zip(paths, parts.nbytes.tolist(), strict=True)))
+        except BaseException:
+            if held is not None:
+                held.close()
+            raise
+        names = [str(p.relative_to(self._root) if p.is_relative_to(self._root) else p) for p in paths]
+        return OpenParts(names, held.close if held else None, evolved=bool((parts.last <= evolved_seq).any()))
+
+    def _fetch(self, parts: PartIndex) -> Held | None:
+        """Bring those of ``parts`` here that live in the tier."""
+        away = [i for i, p in enumerate(parts.path) if "://" in p]
+        if not away:
+            return None
+        if self._cache is None:
+            raise _elsewhere(parts.path[away[0]])
+        try:
+            return self._cache.hold([parts.path[i] for i in away], [int(parts.nbytes[i]) for i in away])
+        except StorageError as error:
+            self._health.report("tier", "degraded", error.message, error.hint)
+            raise
+
+    def local(self, table: str, path: str) -> Path:
+        """Return where part ``path`` of ``table`` can be read now; a copy may be evicted again.
+
+        Raises:
+            StorageError: its place cannot be reached.
+        """
+        if "://" not in path:
+            return self._root / table / path
+        if self._cache is None:
+            raise _elsewhere(path)
+        with self._cache.hold([path]) as held:
+            return held.paths[path]
+
+    def close(self) -> None:
+        """Let threads and copies go."""
+        self._checker.close()
+        if self._cache is not None:
+            self._cache.close()
+
+
+def _elsewhere(path: str) -> StorageError:
+    text = f"part {path} lives in another place."
+    return StorageError(text, hint="Configure lakehouse.tier as it was when the part was moved.")

@@ -8,6 +8,7 @@ remove parts and add those that stand for them. Only one thread commits to a tab
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -58,7 +59,7 @@ class TableCatalog:
         self._table = table
         self._app_id = f"{writer}/{table.name}"
         self._schema = delta_schema(table, numeric)
-        keep = f"interval {max(1, round(keep_hours))} hours"
+        keep = f"interval {max(1, math.ceil(keep_hours * 3600))} seconds"
         # a checkpoint every so many commits keeps loading and committing fast (measured: proto-notes/architecture.md)
         self._configuration = {
             "delta.checkpointInterval": "20",
@@ -118,6 +119,12 @@ class TableCatalog:
         if self._target is not None and len(index):
             self.evolved_seq = int(index.last.max())
 
+    @property
+    def row_schema(self) -> pa.Schema:
+        """The schema of the rows in parts: this version's columns, and those that only a newer one has."""
+        schema = self._target or (self._schema if self._delta is None else pa.schema(self._delta.schema()))
+        return pa.schema([(f.name, f.type) for f in schema if f.name not in ("year", "month", "day")])
+
     def producer_sequence(self, producer: bytes) -> int:
         """Return the last sequence of ``producer`` whose rows are in parts, 0 if there is none."""
         if self._delta is None:
@@ -135,9 +142,24 @@ class TableCatalog:
         Raises:
             StorageError: the commit failed, and only ``load`` tells whether it is visible all the same.
         """
-        transactions = [Transaction(self._app_id, flushed_seq)]
-        transactions += [Transaction(self._producer_id(p), s) for p, s in producers.items()]
-        return self._commit([_add_action(part, new=True) for part in parts], transactions)
+        return self._commit([_add_action(part, new=True) for part in parts], self._marks(flushed_seq, producers))
+
+    def rebuild(
+        self, removed: Iterable[Part], added: Iterable[Part], flushed_seq: int, producers: Mapping[bytes, int]
+    ) -> int:
+        """Take ``removed`` out for good and ``added`` in, and record marks as ``commit`` does: what a repair commits.
+
+        Return the new version, which is on disk.
+
+        Raises:
+            StorageError: as for ``commit``.
+        """
+        actions = [*_removals(removed, expired=True), *(_add_action(p, new=True) for p in added)]
+        return self._commit(actions, self._marks(flushed_seq, producers))
+
+    def _marks(self, flushed_seq: int, producers: Mapping[bytes, int]) -> list[Transaction]:
+        marks = [Transaction(self._app_id, flushed_seq)]
+        return marks + [Transaction(self._producer_id(p), s) for p, s in producers.items()]
 
     def replace(self, removed: Iterable[Part], added: Iterable[Part], *, expired: bool = False) -> int:
         """Let ``added`` stand for ``removed``, with the same rows, or with none of them if ``expired``.
@@ -147,13 +169,7 @@ class TableCatalog:
         Raises:
             StorageError: as for ``commit``.
         """
-        now_ms = time.time_ns() // 1_000_000
-        actions: list[AddAction | RemoveAction] = [
-            # the path as it was given to AddAction: in any other form the removal would be of nothing
-            RemoveAction(p.path, expired, now_ms, p.nbytes, _partition_values(p))
-            for p in removed
-        ]
-        actions += [_add_action(p, new=False) for p in added]
+        actions = [*_removals(removed, expired=expired), *(_add_action(p, new=False) for p in added)]
         return self._commit(actions, [])
 
     def _commit(self, actions: list[AddAction | RemoveAction], transactions: list[Transaction]) -> int:
@@ -292,6 +308,12 @@ def _partition_values(part: Part) -> dict[str, str | None]:
         "exchange": part.key.exchange,
         "symbol": part.key.symbol,
     }
+
+
+def _removals(parts: Iterable[Part], *, expired: bool) -> list[AddAction | RemoveAction]:
+    now_ms = time.time_ns() // 1_000_000
+    # the path as it was given to AddAction: in any other form the removal would be of nothing
+    return [RemoveAction(p.path, expired, now_ms, p.nbytes, _partition_values(p)) for p in parts]
 
 
 def _add_action(part: Part, *, new: bool) -> AddAction:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tickflight_server.errors import StorageError
 from tickflight_server.store.evolution import adapt
 from tickflight_server.store.partition import DAY_US, Part, PartOptions, PartWriter, read_part
 from tickflight_server.store.parts import Ints, PartIndex
@@ -91,7 +92,11 @@ def merge_parts(
     Raises:
         StorageError: a part cannot be read or written.
     """
-    rows = pa.concat_tables([adapt(read_part(p), schema) for p in paths])
+    try:
+        rows = pa.concat_tables([adapt(read_part(p), schema) for p in paths])
+    except pa.ArrowException as error:
+        text = f"the parts of {job.parts[0].key.folder} do not fit together: {str(error).splitlines()[0]}."
+        raise StorageError(text, hint="`tickflight-server check` tells what is wrong with them.") from None
     seq = rows.column("seq").to_numpy()
     times = rows.column("timestamp").cast(pa.int64()).to_numpy()
     order = np.lexsort((seq, times))

@@ -70,11 +70,15 @@ def _text(schema: pa.Schema) -> str:
     return ", ".join(f"{f.name} {f.type}" for f in schema)
 
 
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def adapt(rows: Any, schema: pa.Schema) -> Any:
     """Return ``rows``, a table or a batch, in ``schema``: columns by name, missing ones null, narrower types widened.
 
     Raises:
-        pa.ArrowInvalid: a value does not fit.
+        pa.ArrowInvalid: a type is not one that widens to the schema's.
     """
     if rows.schema.equals(schema):
         return rows
@@ -85,6 +89,8 @@ def adapt(rows: Any, schema: pa.Schema) -> Any:
             columns.append(pa.nulls(rows.num_rows, field.type))
             continue
         column = rows.column(place)
+        if not widens(_plain(column.type), _plain(field.type)):
+            raise pa.ArrowInvalid(f"column {field.name!r} is {column.type}, which is not {field.type} or narrower")
         if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
         columns.append(column.cast(field.type))

@@ -1,20 +1,24 @@
 """Which partitions a flush writes: all when they are few or when it must be all, else the large and the old ones.
 
 The rule of this file: a part a minute for each of thousands of partitions is millions of files a day; so small
-partitions stay in log and memory until they are worth a file, and nothing waits longer than its age limit.
+partitions stay in log and memory until they are worth a file, and nothing waits longer than its age limit. A look at
+what waits costs as much as the rows that came since the last one, however many wait.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from tickflight_server.store.partition import Partitioned, PartitionKey
+from tickflight_server.store.parts import Ints, PartIndex
 
 Reason = Literal["all", "interval", "memory"]
+_CHUNKS_MIN = 16
 
 
 @dataclass(frozen=True)
@@ -23,34 +27,116 @@ class FlushPolicy:
 
     files_max: int = 64
     partition_bytes: int = 8 << 20
-    partition_seconds: float = 3600.0
+    partition_seconds: float = 14_400.0
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    batch: pa.RecordBatch
+    keys: Ints
+    nbytes: int
+    first_seq: int
+
+
+def _chunk(batch: pa.RecordBatch, keys: Ints) -> _Chunk:
+    return _Chunk(batch, keys, batch.nbytes, int(batch.column("seq").to_numpy().min()))
+
+
+@dataclass(frozen=True)
+class _Partition:
+    rows: int
+    since_s: float
 
 
 class Waiting:
-    """Since when each partition of one table has rows that are in no part."""
+    """Rows of one table that are in no part, by partition. It never changes; a flush makes a new one.
 
-    def __init__(self, policy: FlushPolicy) -> None:
-        self._policy = policy
-        self._since: dict[PartitionKey, float] = {}
+    Args:
+        schema: the table's in memory.
+    """
 
-    def choose(self, rows: Partitioned, now_s: float, reason: Reason, keep_bytes: int) -> npt.NDArray[np.int64]:
-        """Return the places of the partitions in ``rows`` to flush at ``now_s``, monotonic seconds.
+    def __init__(
+        self, schema: pa.Schema, chunks: Sequence[_Chunk] = (), partitions: dict[int, _Partition] | None = None
+    ):
+        self._schema = schema
+        self._chunks = tuple(chunks)
+        self._partitions = partitions or {}
+        self.rows: int = sum(c.batch.num_rows for c in chunks)
+        self.nbytes: int = sum(c.nbytes for c in chunks)
 
-        With reason ``memory``, the largest go until at most ``keep_bytes`` stay.
-        """
-        count = len(rows.keys)
-        if reason == "all" or (count <= self._policy.files_max and reason == "interval"):
-            return np.arange(count)
-        sizes = (rows.ends - rows.starts) * (rows.rows.nbytes / max(1, rows.rows.num_rows))
-        since = np.array([self._since.setdefault(k, now_s) for k in rows.keys])
-        chosen = (sizes >= self._policy.partition_bytes) | (now_s - since >= self._policy.partition_seconds)
+    @property
+    def first_seq(self) -> int | None:
+        """The lowest ``seq`` of all rows, None if there is none."""
+        return min((c.first_seq for c in self._chunks), default=None)
+
+    @property
+    def table(self) -> pa.Table:
+        """All rows, in no order."""
+        return pa.Table.from_batches([c.batch for c in self._chunks], schema=self._schema)
+
+    def added(self, batches: Sequence[pa.RecordBatch], index: PartIndex, now_s: float) -> Waiting:
+        """Return these and the rows of ``batches``, which wait since ``now_s``, monotonic seconds."""
+        chunks = [_chunk(b, index.row_keys(pa.Table.from_batches([b]))) for b in batches if b.num_rows]
+        partitions = dict(self._partitions)
+        for chunk in chunks:
+            for key, rows in _counts(chunk.keys):
+                known = partitions.get(key)
+                since = known.since_s if known else now_s
+                partitions[key] = _Partition(rows + (known.rows if known else 0), since)
+        merged = [*self._chunks, *chunks]
+        # each at least twice the next one: few chunks, and a row is copied a few times however many come
+        while len(merged) > _CHUNKS_MIN and merged[-2].batch.num_rows < 2 * merged[-1].batch.num_rows:
+            merged[-2:] = [_merge(merged[-2:], self._schema)]
+        return Waiting(self._schema, merged, partitions)
+
+    def choose(self, policy: FlushPolicy, reason: Reason, now_s: float, keep_bytes: int) -> Ints:
+        """Return the keys of the partitions to flush now; for ``memory``, the largest until ``keep_bytes`` stay."""
+        keys = np.fromiter(self._partitions, dtype=np.int64, count=len(self._partitions))
+        if reason == "all" or (reason == "interval" and len(keys) <= policy.files_max):
+            return keys
+        width = self.nbytes / max(1, self.rows)
+        sizes = width * np.array([p.rows for p in self._partitions.values()], dtype=np.float64)
+        since = np.array([p.since_s for p in self._partitions.values()], dtype=np.float64)
+        chosen = (sizes >= policy.partition_bytes) | (now_s - since >= policy.partition_seconds)
         if reason == "memory":
             order = np.argsort(-sizes, kind="stable")
-            after = sizes.sum() - np.cumsum(sizes[order])
-            chosen[order[: int(np.searchsorted(-after, -keep_bytes)) + 1]] = True
-        return np.flatnonzero(chosen)
+            stays = sizes.sum() - np.cumsum(sizes[order])
+            chosen[order[: int(np.searchsorted(-stays, -keep_bytes)) + 1]] = True
+        return keys[chosen]
 
-    def flushed(self, rows: Partitioned, places: npt.NDArray[np.int64]) -> None:
-        """Note that the partitions at ``places`` have no row any more that is in no part."""
-        for place in places.tolist():
-            self._since.pop(rows.keys[place], None)
+    def split(self, keys: Ints) -> tuple[pa.Table, Waiting]:
+        """Return the rows of the partitions ``keys``, and all others."""
+        if len(keys) == len(self._partitions):
+            return self.table, Waiting(self._schema)
+        if len(keys) == 0:
+            return self._schema.empty_table(), self
+        chosen: list[pa.RecordBatch] = []
+        rest: list[_Chunk] = []
+        for chunk in self._chunks:
+            mask = np.isin(chunk.keys, keys)
+            if not mask.any():
+                rest.append(chunk)
+                continue
+            chosen.append(chunk.batch.filter(pa.array(mask)))
+            if not mask.all():
+                rest.append(_chunk(chunk.batch.filter(pa.array(~mask)), chunk.keys[~mask]))
+        gone = set(keys.tolist())
+        partitions = {k: p for k, p in self._partitions.items() if k not in gone}
+        return pa.Table.from_batches(chosen, schema=self._schema), Waiting(self._schema, rest, partitions)
+
+    def missing(self, index: PartIndex, now_s: float) -> Waiting:
+        """Return those rows that are in no part of ``index``."""
+        rows = self.table
+        kept = rows.filter(pa.array(index.misses(rows), pa.bool_()))
+        return Waiting(self._schema).added(kept.combine_chunks().to_batches(), index, now_s)
+
+
+def _counts(keys: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    found, counts = np.unique(keys, return_counts=True)
+    return list(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def _merge(chunks: Sequence[_Chunk], schema: pa.Schema) -> _Chunk:
+    table = pa.Table.from_batches([c.batch for c in chunks], schema=schema)
+    (batch,) = table.unify_dictionaries().combine_chunks().to_batches()
+    return _chunk(batch, np.concatenate([c.keys for c in chunks]))

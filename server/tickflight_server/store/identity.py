@@ -10,7 +10,7 @@ import os
 import uuid
 from pathlib import Path
 
-from tickflight_server.errors import ConfigError
+from tickflight_server.errors import ConfigError, FolderInUseError
 from tickflight_server.paths import Layout
 from tickflight_server.store.files import make_folder, sync_folder
 
@@ -39,9 +39,10 @@ class FolderLock:
         except OSError:
             owner = os.read(fd, 64).decode(errors="replace").strip() or "unknown"
             os.close(fd)
-            raise ConfigError(
+            raise FolderInUseError(
                 f"the data folder {root} is used by another server (process {owner}).",
                 hint="Stop it, or give this one a lakehouse.storage_path of its own.",
+                owner=owner,
             ) from None
         try:
             os.ftruncate(fd, 0)

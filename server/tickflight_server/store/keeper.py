@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import structlog
@@ -19,18 +20,21 @@ from tickflight_server.config import MIB, LakehouseSettings
 from tickflight_server.errors import StorageError
 from tickflight_server.metrics import Metrics
 from tickflight_server.store.compaction import CompactionPolicy, Job, merge_parts, plan
+from tickflight_server.store.delta_log import removed_since
 from tickflight_server.store.health import Health
 from tickflight_server.store.partition import DAY_US, Part, PartOptions
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.table import Table
+from tickflight_server.store.tier import Tier
 from tickflight_server.store.vacuum import vacuum
 
 LOG = structlog.get_logger(__name__)
 _TICK_S = 1.0
 _SLOW_S = 60.0  # how often retention and vacuum look
 _RETRY_S = 10.0
-_JOBS_A_COMMIT = 32
+_JOBS_A_COMMIT = 64
 _HOUR_MS = 3_600_000
+Step = tuple[str, Callable[[], object]]
 
 
 class Readers:
@@ -58,6 +62,8 @@ class Keeper:
 
     Args:
         readers: whose parts vacuum leaves.
+        tier: where old parts go, None if they stay.
+        check: raises StorageError for a part that is missing or damaged, given with its table and size.
         pinned: the newest seq of a table that a pin protects from retention, 0 if none does.
         behind: whether flushing has too much to do for anything else.
     """
@@ -72,6 +78,8 @@ class Keeper:
         *,
         readers: Readers,
         options: Mapping[str, PartOptions],
+        tier: Tier | None,
+        check: Callable[[str, Sequence[tuple[Path, int]]], None],
         pinned: Callable[[str], int],
         behind: Callable[[], bool],
     ) -> None:
@@ -82,6 +90,9 @@ class Keeper:
         self._health = health
         self._readers = readers
         self._options = options
+        self._tier = tier
+        self._check = check
+        self._failed: dict[str, StorageError] = {}  # paths of parts that cannot be merged, until the next look
         self._pinned = pinned
         self._behind = behind
         self._policy = CompactionPolicy(
@@ -112,10 +123,17 @@ class Keeper:
             StorageError: a part cannot be read or written; what was committed before stays.
         """
         total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
+        self._failed.clear()
         for name in self._names(table):
             while self._compact_some(name, total, all_of_it=all_of_it):
                 pass
+        self._raise_failed()
         return total
+
+    def _raise_failed(self) -> None:
+        """Say which parts could not be merged, now that all others were."""
+        for error in self._failed.values():
+            raise error
 
     def _compact_some(self, name: str, total: dict[str, int], *, all_of_it: bool) -> bool:
         """Do some jobs of a table and commit them together; return whether there were any."""
@@ -129,7 +147,13 @@ class Keeper:
             for job in plan(state.parts, state.ring_from, self._clock.now_us(), policy):
                 if len(added) >= _JOBS_A_COMMIT or (self._stop.is_set() and not all_of_it):
                     break
-                part, twice = self._merge(table, job)
+                if any(p.path in self._failed for p in job.parts):
+                    continue
+                try:
+                    part, twice = self._merge(table, job)
+                except StorageError as error:  # one damaged part must not keep all others small
+                    self._failed |= {p.path: error for p in job.parts}
+                    continue
                 removed += job.parts
                 added.append(part)
                 repeats += twice
@@ -151,7 +175,9 @@ class Keeper:
             options = replace(options, dedup=())  # who pinned these rows reads all of them again
         paths = [table.folder / p.path for p in job.parts]
         started = self._clock.monotonic()
-        merged = merge_parts(job, paths, table.folder, table.part_schema, options)
+        # what is damaged must not come out with a true checksum
+        self._check(name, list(zip(paths, (p.nbytes for p in job.parts), strict=True)))
+        merged = merge_parts(job, paths, table.folder, table.catalog.row_schema, options)
         if self._thread.is_alive() and (share := self._settings.compact_share):
             self._stop.wait((self._clock.monotonic() - started) * (1 / share - 1))
         return merged
@@ -182,6 +208,41 @@ class Keeper:
                     LOG.info("retention.done", table=name, parts=len(parts), rows=sum(p.rows for p in parts))
         return count
 
+    def move(self) -> int:
+        """Move the parts whose rows are all old enough to the tier; return how many.
+
+        Each is copied, then swapped by a commit; the local file stays for its readers until vacuum.
+
+        Raises:
+            StorageError: the tier cannot be written; what was committed before stays.
+        """
+        settings = self._settings.tier
+        if self._tier is None or settings is None:
+            return 0
+        before_us = self._clock.now_us() - int(settings.after_days * DAY_US)
+        count = 0
+        for table in self._tables.values():
+            while moved := self._move_some(table, self._tier, before_us):
+                count += moved
+        return count
+
+    def _move_some(self, table: Table, tier: Tier, before_us: int) -> int:
+        with self._lock:
+            state = table.state
+            index = state.parts
+            old = (index.max_us < before_us) & (index.last <= min(state.flushed_seq, state.ring_from))
+            places = [p for p in np.flatnonzero(old) if "://" not in index.path[p]][:_JOBS_A_COMMIT]
+            parts = [index.part(int(p)) for p in places]
+            if not parts or self._stop.is_set():
+                return 0
+            name = table.schema.name
+            moved = [replace(p, path=tier.put(table.folder / p.path, f"{name}/{p.path}")) for p in parts]
+            if not table.rewrite(parts, moved):
+                return 0
+            self._metrics.add("parts_moved", len(parts))
+            LOG.info("tier.moved", table=name, parts=len(parts), bytes=sum(p.nbytes for p in parts))
+            return len(parts)
+
     def vacuum(self, *, dry_run: bool = False, hours: float | None = None) -> list[str]:
         """Delete the files of parts that were removed long ago; return them, each with its table's folder.
 
@@ -196,13 +257,27 @@ class Keeper:
                 live = set(table.state.parts.path.tolist())
                 in_use = self._readers.paths(name)
                 try:
-                    found = vacuum(table.folder, live, in_use, oldest_ms, dry_run=dry_run)
+                    found = vacuum(table.folder, name, live, in_use, oldest_ms, dry_run=dry_run)
+                    found += self._vacuum_tier(table, live | in_use, oldest_ms, dry_run=dry_run)
                 except OSError as error:
                     raise StorageError(f"cannot clear up table {name}: {error.strerror or error}.") from None
                 gone += [f"{name}/{path}" for path in found]
         if gone and not dry_run:
             self._metrics.add("files_vacuumed", len(gone))
             LOG.info("vacuum.done", files=len(gone))
+        return gone
+
+    def _vacuum_tier(self, table: Table, needed: set[str], oldest_ms: int, *, dry_run: bool) -> list[str]:
+        """Delete the tier's copies of parts that were removed before ``oldest_ms``, or never committed; return them."""
+        if self._tier is None:
+            return []
+        needed = needed | set(removed_since(table.folder, oldest_ms))
+        gone = []
+        for url, _, modified_us in self._tier.list(f"{table.schema.name}/"):
+            if url not in needed and modified_us < oldest_ms * 1000:
+                gone.append(url)
+                if not dry_run:
+                    self._tier.delete(url)
         return gone
 
     def _names(self, table: str | None) -> Iterable[str]:
@@ -212,26 +287,35 @@ class Keeper:
 
     def _compact_quietly(self) -> None:
         total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
-        for name in self._tables:
+        for name in self._tables if self._settings.compact_share else ():
             while not self._stop.is_set() and not self._behind():
                 if not self._compact_some(name, total, all_of_it=False):
                     break
+        self._raise_failed()
 
     def _run(self) -> None:
         slow = self._clock.monotonic()
+        often: list[Step] = [("compaction", self._compact_quietly)]
+        seldom: list[Step] = [("retention", self.retain), ("tier", self.move), ("vacuum", self.vacuum)]
         while not self._stop.wait(_TICK_S):
             if self._behind():
                 continue
-            try:
-                if self._settings.compact_share:
-                    self._compact_quietly()
-                if self._clock.monotonic() >= slow:
-                    slow = self._clock.monotonic() + _SLOW_S
-                    self.retain()
-                    self.vacuum()
-                self._health.ok("compaction")
-            except Exception as error:  # files pile up while it fails, and nothing else suffers
-                self._metrics.add("compaction_failures")
-                text = error.message if isinstance(error, StorageError) else repr(error)
-                self._health.report("compaction", "degraded", text, getattr(error, "hint", None))
+            due = self._clock.monotonic() >= slow
+            if due:
+                self._failed.clear()
+                slow = self._clock.monotonic() + _SLOW_S
+            failed = [self._try(component, step) for component, step in often + (seldom if due else [])]
+            if any(failed):
                 self._stop.wait(_RETRY_S)
+
+    def _try(self, component: str, step: Callable[[], object]) -> bool:
+        """Do a step; return whether it failed: files pile up while it does, and nothing else suffers."""
+        try:
+            step()
+        except Exception as error:
+            self._metrics.add(f"{component}_failures")
+            text = error.message if isinstance(error, StorageError) else repr(error)
+            self._health.report(component, "degraded", text, getattr(error, "hint", None))
+            return True
+        self._health.ok(component)
+        return False

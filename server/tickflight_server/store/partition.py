@@ -24,6 +24,7 @@ import xxhash
 from tickflight_server.errors import StorageError
 from tickflight_server.paths import parse_part_file_name, part_file_name, partition_folder
 from tickflight_server.store.files import make_folders, sync_file, sync_folder
+from tickflight_server.store.key_parts import key_metadata
 
 DAY_US = 86_400_000_000
 # What repeats goes through a dictionary; what counts up is stored as differences; ids rarely repeat.
@@ -217,6 +218,8 @@ def part_metadata(path: Path) -> Mapping[bytes, bytes]:
 def _encode(rows: pa.Table, options: PartOptions) -> pa.Buffer:
     names = rows.schema.names
     flat = [n for n in names if n not in _DELTA_ENCODED and n not in _PLAIN_TEXT]
+    if options.dedup:
+        rows = rows.replace_schema_metadata(key_metadata(rows, options.dedup))
     sink = pa.BufferOutputStream()
     pq.write_table(
         rows,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,19 +20,23 @@ from tickflight_server.errors import BusyError, InputError, NotFoundError, TooLa
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import Layout
 from tickflight_server.schemas import STORED, NumericType, TableSchema
-from tickflight_server.store.access import OpenParts, PartChecker
+from tickflight_server.store.access import OpenParts, PartAccess, PartChecker
 from tickflight_server.store.committer import Ack, Committer, Pending
-from tickflight_server.store.flushing import FlushPolicy
+from tickflight_server.store.disk import DiskWatch
+from tickflight_server.store.flushing import FlushPolicy, Reason
 from tickflight_server.store.health import Health
 from tickflight_server.store.identity import FolderLock, load_writer
 from tickflight_server.store.keeper import Keeper, Readers
+from tickflight_server.store.part_cache import PartCache
 from tickflight_server.store.partition import PartOptions
 from tickflight_server.store.parts import PartIndex
+from tickflight_server.store.pins import PinBoard
 from tickflight_server.store.progress import Progress
 from tickflight_server.store.record import AppendRecord, batch_to_payload
 from tickflight_server.store.rows import fit
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.table import Table, TableOptions
+from tickflight_server.store.tier import Tier
 from tickflight_server.store.upkeep import Upkeep
 from tickflight_server.store.vacuum import remove_crash_leftovers
 from tickflight_server.store.wal import WriteAheadLog
@@ -75,8 +80,16 @@ class Store:
     def _open(self) -> None:
         settings = self.settings
         self.writer = load_writer(self._layout)
+        self.pins = PinBoard(
+            self._layout.internal,
+            self._clock,
+            pins_max=settings.pins_max,
+            seconds_max=settings.pin_seconds_max,
+        )
+        keys = settings.dedup_columns
         self._part_options = {
-            name: PartOptions(settings.compression, settings.row_group_rows) for name in self._schemas
+            name: PartOptions(settings.compression, settings.row_group_rows, keys.get(name, ()))
+            for name in self._schemas
         }
         self._tables = {name: self._make_table(schema) for name, schema in self._schemas.items()}
         self._append_lock = threading.Lock()
@@ -90,9 +103,16 @@ class Store:
             interval_ms=settings.wal_commit_interval_ms,
             bytes_max=settings.wal_pending_mb * MIB,
         )
-        self._upkeep = Upkeep(self._tables, self._log, settings, self._clock, self.metrics, self.health)
-        self._checker = PartChecker(self.health, self.metrics, settings.verify_parts)
+        self._disk = DiskWatch(self._layout.root, settings.disk_free_min_mb, self.health)
+        self._upkeep = Upkeep(self._tables, self._log, settings, self._clock, self.metrics, self.health, self._disk)
         self._readers = Readers()
+        tier = settings.tier
+        self._tier = Tier(tier, self.metrics) if tier else None
+        cache = None
+        if self._tier is not None and tier is not None:
+            cache = PartCache(self._layout.cache, self._tier, tier.cache_mb * MIB, tier.fetches_max)
+        checker = PartChecker(self.health, self.metrics, settings.verify_parts)
+        self._access = PartAccess(self._layout.root, checker, cache, self.health)
         self.keeper = Keeper(
             self._tables,
             settings,
@@ -101,7 +121,9 @@ class Store:
             self.health,
             readers=self._readers,
             options=self._part_options,
-            pinned=lambda _: 0,
+            tier=self._tier,
+            check=checker.check,
+            pinned=self.pins.protected_seq,
             behind=lambda: self._upkeep.behind,
         )
         try:
@@ -123,8 +145,10 @@ class Store:
                 settings.flush_files_max, settings.flush_partition_mb * MIB, settings.flush_partition_seconds
             ),
             keep_hours=settings.vacuum_hours,
+            dedup_bytes=settings.dedup_mb * MIB,
+            local=lambda table, path: self._access.local(table, path),
         )
-        return Table(schema, self._layout.table(schema.name), self.writer, options)
+        return Table(schema, self._layout.table(schema.name), self.writer, options, self.metrics)
 
     def _recover(self) -> None:
         """Load the table versions and replay the log from their flushed ``seq`` on, holding one buffer at most."""
@@ -172,6 +196,14 @@ class Store:
     def root(self) -> Path:
         """The data folder, absolute."""
         return self._layout.root
+
+    @property
+    def read_folders(self) -> list[Path]:
+        """Where the parts that ``open_parts`` gives may lie: in the tables' folders, the cache, and a folder tier."""
+        folders = [self._layout.table(name) for name in self._tables] + [self._layout.cache]
+        if self._tier is not None and (root := self._tier.root) is not None:
+            folders.append(root)
+        return folders
 
     @property
     def log(self) -> WriteAheadLog:
@@ -229,7 +261,7 @@ class Store:
         self._wait_for_room()
         payloads = [batch_to_payload(b) for _, b, _ in work]
         self._check_size(payloads)
-        results: list[tuple[int, Future[None] | None, bool]] = []
+        results: list[_Taken] = []
         with self._append_lock:
             items: list[Pending] = []
             for (where, rows, who), payload in zip(work, payloads, strict=True):
@@ -242,18 +274,25 @@ class Store:
 
     def _enqueue(
         self, table: Table, rows: pa.RecordBatch, who: bytes, sequence: int, payload: pa.Buffer, items: list[Pending]
-    ) -> tuple[int, Future[None] | None, bool]:
-        """Add a record for ``rows`` to ``items``; return its first ``seq``, its future and whether it was known."""
+    ) -> _Taken:
+        """Add a record for those of ``rows`` that are new to ``items``; return what becomes of them."""
         if rows.num_rows == 0:
-            return 0, None, False
+            return _Taken()
         if who and sequence <= table.producer_sequence(who):
-            return 0, self._newest, True
-        future: Future[None] = Future()
+            return _Taken(future=self._newest, known=True)
         # rows rejected by table ``rejected`` go to the same table as those that it takes
         first_seq = table.next_seq + sum(i.record.rows for i in items if i.table is table)
-        record = AppendRecord(table.schema.name, first_seq, rows.num_rows, who, sequence if who else 0, payload)
-        items.append(Pending(table, record, rows, future))
-        return record.first_seq, future, False
+        fresh = table.fresh(rows, first_seq)
+        repeated = rows.num_rows - fresh.num_rows
+        if fresh.num_rows == 0:
+            # the rows with these keys may be on their way into the log
+            return _Taken(future=self._newest, repeated=repeated)
+        if repeated:
+            payload = batch_to_payload(fresh)
+        future: Future[None] = Future()
+        record = AppendRecord(table.schema.name, first_seq, fresh.num_rows, who, sequence if who else 0, payload)
+        items.append(Pending(table, record, fresh, future))
+        return _Taken(first_seq, future, repeated=repeated)
 
     def _accept(self, item: Pending) -> None:
         record = item.record
@@ -263,6 +302,7 @@ class Store:
         self._newest = item.future
 
     def _wait_for_room(self) -> None:
+        self._disk.check()
         timeout_s = self.settings.append_timeout_s
         if not self._committer.wait_for_room(timeout_s) or not self._upkeep.wait_for_room(timeout_s):
             self.metrics.add("append_timeouts")
@@ -309,20 +349,16 @@ class Store:
         Raises:
             StorageError: one is missing or damaged; the message names it.
         """
-        table = self._table(snapshot.table.name)
-        paths = [table.folder / p for p in parts.path]
-        self._checker.check(snapshot.table.name, list(zip(paths, parts.nbytes.tolist(), strict=True)))
-        names = [f"{snapshot.table.name}/{p}" for p in parts.path]
-        evolved = bool((parts.last <= table.catalog.evolved_seq).any())
-        return OpenParts(names, evolved=evolved)
+        name = snapshot.table.name
+        return self._access.open(name, parts, self._table(name).catalog.evolved_seq)
 
-    def flush(self) -> dict[str, int]:
-        """Move all rows into parts now; return each table's flushed ``seq``.
+    def flush(self, reason: Reason = "all") -> dict[str, int]:
+        """Move all rows into parts now, or those that are due for ``reason``; return each table's flushed ``seq``.
 
         Raises:
             StorageError: writing or committing failed; the rows stay in log and ring.
         """
-        self._upkeep.flush()
+        self._upkeep.flush(reason)
         return {name: table.state.flushed_seq for name, table in self._tables.items()}
 
     def close(self, *, flush: bool = True) -> None:
@@ -337,7 +373,7 @@ class Store:
             self._closed = True
             self._committer.close()
             self.keeper.close()
-            self._checker.close()
+            self._access.close()
             try:
                 self._upkeep.close(flush=flush and self._committer.failure is None)
             finally:
@@ -355,13 +391,23 @@ def _check_producer(producer: bytes, sequence: int) -> None:
         )
 
 
-def _join(results: list[tuple[int, Future[None] | None, bool]], rows: int, rejected: int) -> Future[Ack]:
+@dataclass(frozen=True)
+class _Taken:
+    """What becomes of a batch: its first ``seq``, what ends when it is durable, and what of it was there already."""
+
+    first_seq: int = 0
+    future: Future[None] | None = None
+    known: bool = False
+    repeated: int = 0
+
+
+def _join(results: list[_Taken], rows: int, rejected: int) -> Future[Ack]:
     """Return a future that ends with all of ``results``, or with the first error among them."""
-    first_seq = results[0][0]
+    taken = results[0]
     # a batch without a row that fits is known by its rejected rows
-    duplicate = results[0 if rows else -1][2]
-    answer = Ack(0 if duplicate else first_seq, rows, rejected, duplicate)
-    waiting = [f for _, f, _ in results if f is not None]
+    duplicate = results[0 if rows else -1].known
+    answer = Ack(0 if duplicate else taken.first_seq, rows - taken.repeated, rejected, duplicate, taken.repeated)
+    waiting = [t.future for t in results if t.future is not None]
     joined: Future[Ack] = Future()
     if not waiting:
         joined.set_result(answer)

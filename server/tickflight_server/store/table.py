@@ -7,24 +7,28 @@ record is durable, and leaves memory only after the commit that put it in a part
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
-import numpy as np
 import pyarrow as pa
 
 from tickflight_server.errors import LogCorruptError, StorageError
+from tickflight_server.metrics import Metrics
 from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store.catalog import TableCatalog
 from tickflight_server.store.evolution import adapt
 from tickflight_server.store.flushing import FlushPolicy, Reason, Waiting
+from tickflight_server.store.keys import KeyIndex
 from tickflight_server.store.partition import Part, Partitioned, PartOptions, PartWriter, partition_rows
 from tickflight_server.store.parts import PartIndex
 from tickflight_server.store.record import AppendRecord
 from tickflight_server.store.ring import Segment, add_seq, cut, find_merge, make_segment, merge
 from tickflight_server.store.snapshot import TableSnapshot, TableState, take_snapshot
+
+_WRITERS = 8  # threads that write the parts of a flush
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class TableOptions:
     parts: PartOptions
     policy: FlushPolicy = field(default_factory=FlushPolicy)
     keep_hours: float = 24.0
+    dedup_bytes: int = 256 << 20
+    local: Callable[[str, str], Path] | None = None
+    """Where the contents of a part that lives in another place can be read, by table and path."""
 
 
 class Table:
@@ -45,7 +52,9 @@ class Table:
     retention, tiering) rewrites, anyone reads.
     """
 
-    def __init__(self, schema: TableSchema, folder: Path, writer: UUID, options: TableOptions) -> None:
+    def __init__(
+        self, schema: TableSchema, folder: Path, writer: UUID, options: TableOptions, metrics: Metrics | None = None
+    ) -> None:
         self.schema = schema
         self.folder = folder
         self._options = options
@@ -55,13 +64,19 @@ class Table:
         self._lock = threading.Lock()
         self._commit_lock = threading.Lock()  # one commit to the table at a time
         self._state = TableState()
-        self._leftover: list[pa.RecordBatch] = []  # rows up to the state's target that are in no part
-        self._waiting = Waiting(options.policy)
+        self._waiting = Waiting(self._memory_schema)  # rows up to the state's target that are in no part
         self._bound_times: dict[int, float] = {}
         self._producers: dict[bytes, int] = {}
         self._durable_producers: dict[bytes, int] = {}
         self._published: dict[bytes, int] = {}  # since the last flush
         self._unsettled: list[Part] | None = None  # a commit failed: it may be there, with these parts, or not
+        self._keys: KeyIndex | None = None
+        if options.parts.dedup:
+            self._keys = KeyIndex(
+                options.parts.dedup, self._part_paths, bytes_max=options.dedup_bytes, metrics=metrics or Metrics()
+            )
+        self._keys_released = 0
+        self._replayed: list[pa.RecordBatch] = []  # waiting rows on their way from the log
         self._position = 0  # seq of the newest row that is published or replayed
         self.next_seq = 1
 
@@ -77,7 +92,7 @@ class Table:
         self._position = flushed
         self.next_seq = flushed + 1
         if flushed == target:
-            self._hold_leftover()
+            self._hold_waiting()
         return flushed
 
     def replay(self, record: AppendRecord) -> int:
@@ -109,7 +124,7 @@ class Table:
         kept = self._replay_flushed(add_seq(batch.slice(0, known), self._memory_schema, first)) if known else 0
         self._position = first + known - 1
         if known and self._position == target:
-            self._hold_leftover()
+            self._hold_waiting()
         if known < batch.num_rows:
             kept += batch.num_rows - known
             self.publish(first + known, batch.slice(known), record.producer, record.sequence)
@@ -123,13 +138,24 @@ class Table:
         """Keep those rows of ``batch`` that the flushes which looked at them left out."""
         missing = batch.filter(pa.array(self._state.parts.misses(pa.Table.from_batches([batch]))))
         if missing.num_rows:
-            self._set_leftover([*self._leftover, missing])
+            state = self._state
+            rows, nbytes = state.leftover_rows + missing.num_rows, state.leftover_bytes + missing.nbytes
+            self._replayed.append(missing)
+            self._state = replace(state, leftover_rows=rows, leftover_bytes=nbytes)
         return int(missing.num_rows)
 
-    def _hold_leftover(self) -> None:
+    def _gather_replayed(self) -> None:
+        """Put what was replayed one by one in order, all at once."""
+        if self._replayed:
+            table = pa.Table.from_batches(self._replayed).unify_dictionaries().combine_chunks()
+            self._replayed = []
+            self._set_waiting(self._waiting.added(table.to_batches(), self._state.parts, 0.0))
+
+    def _hold_waiting(self) -> None:
         """All rows that flushes looked at are replayed: those that they left out are what memory holds of them."""
+        self._gather_replayed()
         state = self._state
-        held = self._hold(pa.Table.from_batches(self._leftover, schema=self._memory_schema))
+        held = self._hold(self._waiting.table)
         self._state = replace(state, held=held, bounds=(state.target,) if state.target else ())
 
     def check_replayed(self) -> None:
@@ -143,6 +169,7 @@ class Table:
                 f"the log lacks rows {self.next_seq} to {self._state.target} of table {self.schema.name}.",
                 hint="Its newest file is missing: restore the folder from a backup.",
             )
+        self._restore_keys()
 
     # --- reading
 
@@ -184,6 +211,44 @@ class Table:
         with self._lock:
             self._producers = {}
             self.next_seq = self._position + 1
+        self._restore_keys()
+
+    def fresh(self, batch: pa.RecordBatch, first_seq: int) -> pa.RecordBatch:
+        """Return the rows of ``batch`` whose keys no stored row has, and take these; the caller holds the append lock.
+
+        Raises:
+            StorageError: a part that may have such a key cannot be read.
+        """
+        if self._keys is None:
+            return batch
+        released = self._state.flushed_seq
+        if released > self._keys_released:
+            self._keys.release(released)
+            self._keys_released = released
+        mask = self._keys.fresh(batch, first_seq)
+        return batch if mask is None else batch.filter(pa.array(mask))
+
+    def _restore_keys(self) -> None:
+        if self._keys is None:
+            return
+        with self._lock:
+            state, position = self._state, self._position
+            batches = [s.batch for s in state.segments if s.last_seq > state.target]
+            rows = pa.concat_tables([self._waiting.table, pa.Table.from_batches(batches, schema=self._memory_schema)])
+        self._keys.reset()
+        for batch in rows.unify_dictionaries().combine_chunks().to_batches():
+            self._keys.restore(batch, position)
+        self._keys_released = state.flushed_seq
+
+    def _part_paths(self, exchange: str, symbol: str, day: int) -> list[Path]:
+        """Return where the live parts of a partition can be read."""
+        index = self._state.parts
+        mask = (index.day == day) & (index.symbol_code == index.symbols.code(symbol))
+        mask &= index.exchange_code == index.exchanges.code(exchange)
+        found = index.path[mask].tolist()
+        if self._options.local is None:
+            return [self.folder / p for p in found]
+        return [self._options.local(self.schema.name, p) for p in found]
 
     def publish(self, first_seq: int, batch: pa.RecordBatch, producer: bytes = b"", sequence: int = 0) -> None:
         """Make durable rows visible: ``batch`` without ``seq``, whose first row gets ``first_seq``."""
@@ -221,45 +286,52 @@ class Table:
             StorageError: writing or committing failed; the rows stay where they are and are flushed by a later call.
         """
         self._settle()
+        self._gather_replayed()
         with self._lock:
             state = self._state
             target = self._position
             fresh = [s.batch for s in state.segments if s.first_seq > state.target]
-            if not fresh and not self._leftover:
+            if not fresh and not self._waiting.rows:
                 return 0
             if fresh:
                 self._state = replace(state, bounds=_with_bound(state.bounds, target))
                 self._bound_times[target] = now_s
             producers = dict(self._published)
-        rows = partition_rows(pa.Table.from_batches(self._leftover + fresh, schema=self._memory_schema))
-        places = self._waiting.choose(rows, now_s, reason, keep_bytes)
-        rest = _without(rows, places)
-        flushed = int(rest.column("seq").to_numpy().min()) - 1 if rest.num_rows else target
-        if len(places) == 0:
+        waiting = self._waiting.added(fresh, state.parts, now_s)
+        chosen, rest = waiting.split(waiting.choose(self._options.policy, reason, now_s, keep_bytes))
+        flushed = target if (first := rest.first_seq) is None else int(first) - 1
+        if chosen.num_rows == 0:
             self._flushed(None, target, state.flushed_seq, rest)
             return 0
-        parts = self._write(rows, places, state.flushed_seq + 1, target)
+        parts = self._write(partition_rows(chosen), state.flushed_seq + 1, target)
         with self._commit_lock:
+            if self._unsettled is not None:  # of a rewrite meanwhile
+                self._settle_locked(self._unsettled)
             self._unsettled = parts
             self.catalog.commit(parts, flushed, producers)
             self._unsettled = None
             self._flushed(self._state.parts.extended(parts), target, flushed, rest)
-        self._waiting.flushed(rows, places)
         with self._lock:
             for producer, sequence in producers.items():
                 if self._published.get(producer) == sequence:
                     del self._published[producer]
-        return int(rows.rows.num_rows - rest.num_rows)
+        return int(chosen.num_rows)
 
-    def _write(self, rows: Partitioned, places: Iterable[int], first: int, last: int) -> list[Part]:
-        writer = PartWriter(self.folder, self.part_schema, self._options.parts)
-        with writer:
-            return [writer.write(rows.keys[p], rows.slice(p), first, last) for p in places]
+    def _write(self, rows: Partitioned, first: int, last: int) -> list[Part]:
+        def write(place: int) -> Part:
+            return writer.write(rows.keys[place], rows.slice(place), first, last)
 
-    def _flushed(self, parts: PartIndex | None, target: int, flushed: int, rest: pa.Table) -> None:
+        # a sync takes milliseconds and most of a small part's time; several at once share the disk's
+        with (
+            PartWriter(self.folder, self.part_schema, self._options.parts) as writer,
+            ThreadPoolExecutor(_WRITERS, "part-write") as pool,
+        ):
+            return list(pool.map(write, range(len(rows.keys))))
+
+    def _flushed(self, parts: PartIndex | None, target: int, flushed: int, rest: Waiting) -> None:
         """Set the state after a flush that looked at all rows up to ``target`` and left ``rest``."""
         # without rows above the ring's start, the parts just written are read, and memory holds only what is left
-        held = self._hold(rest) if target <= self._state.ring_from else None
+        held = self._hold(rest.table) if target <= self._state.ring_from else None
         with self._lock:
             now = self._state
             kept = _thin(now.bounds, now.ring_from, target, self._options.segment_rows)
@@ -273,12 +345,11 @@ class Table:
                 bounds=kept,
             )
             self._bound_times = {b: s for b, s in self._bound_times.items() if b in kept}
-            self._set_leftover(rest.combine_chunks().to_batches())
+            self._set_waiting(rest)
 
-    def _set_leftover(self, batches: Sequence[pa.RecordBatch]) -> None:
-        self._leftover = [b for b in batches if b.num_rows]
-        rows, nbytes = (sum(getattr(b, n) for b in self._leftover) for n in ("num_rows", "nbytes"))
-        self._state = replace(self._state, leftover_rows=rows, leftover_bytes=nbytes)
+    def _set_waiting(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self._state = replace(self._state, leftover_rows=waiting.rows, leftover_bytes=waiting.nbytes)
 
     def _settle(self) -> None:
         """Find out what a failed commit left: it may be there all the same, and then its rows are in parts."""
@@ -295,9 +366,13 @@ class Table:
                 hint="Something else changed the folder: stop the server and restore it from a backup.",
             )
         target = max([state.target, *index.last.tolist()])
-        batches = self._leftover + [s.batch for s in state.segments if state.target < s.last_seq <= target]
-        rows = pa.Table.from_batches(batches, schema=self._memory_schema)
-        self._flushed(index, target, flushed, rows.filter(pa.array(index.misses(rows), pa.bool_())))
+        waiting = self._waiting
+        if target > state.target:
+            fresh = [s.batch for s in state.segments if state.target < s.last_seq <= target]
+            waiting = waiting.added(fresh, index, 0.0)
+        if flushed > state.flushed_seq or target > state.target:
+            waiting = waiting.missing(index, 0.0)
+        self._flushed(index, target, flushed, waiting)
         live = set(index.path.tolist())
         for part in attempt:
             if part.path not in live:
@@ -365,16 +440,6 @@ class Table:
         if not cuts:
             return None
         return max((s.max_us for s in state.segments if s.last_seq <= cuts[0]), default=0)
-
-
-def _without(rows: Partitioned, places: np.ndarray) -> pa.Table:
-    """Return the rows of all partitions but those at ``places``."""
-    if len(places) == len(rows.keys):
-        return rows.rows.slice(0, 0)
-    keep = np.ones(rows.rows.num_rows, dtype=bool)
-    for place in places.tolist():
-        keep[rows.starts[place] : rows.ends[place]] = False
-    return rows.rows.filter(pa.array(keep))
 
 
 def _with_bound(bounds: tuple[int, ...], seq: int) -> tuple[int, ...]:

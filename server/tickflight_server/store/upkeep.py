@@ -15,6 +15,7 @@ from tickflight_server.clock import Clock
 from tickflight_server.config import MIB, LakehouseSettings
 from tickflight_server.errors import LogClosedError, StorageError
 from tickflight_server.metrics import Metrics
+from tickflight_server.store.disk import DiskWatch
 from tickflight_server.store.flushing import Reason
 from tickflight_server.store.health import Health
 from tickflight_server.store.table import Table
@@ -37,7 +38,9 @@ class Upkeep:
         clock: Clock,
         metrics: Metrics,
         health: Health,
+        disk: DiskWatch,
     ) -> None:
+        self._disk = disk
         self._tables = tables
         self._log = log
         self._clock = clock
@@ -126,7 +129,7 @@ class Upkeep:
                 try:
                     self._flush(table, reason, keep)
                 except Exception as error:  # one table's trouble, of whatever kind, must not keep the others' rows
-                    failure = error if isinstance(error, StorageError) else _unexpected(name, error)
+                    failure = _of_table(name, error)
                     self._metrics.add("flush_failures")
                     LOG.error("flush.failed", table=name, error=str(failure))
             try:
@@ -176,7 +179,8 @@ class Upkeep:
 
     def _due(self, interval: bool) -> Reason | None:
         """Return why a flush is due now, None if none is."""
-        if self._log.size_bytes > self._log_bytes and self.unflushed_bytes():
+        # without the file in use, which no flush can release
+        if sum(f.size for f in self._log.files[:-1]) > self._log_bytes and self.unflushed_bytes():
             return "all"
         if self.unflushed_bytes() >= self._buffer_bytes:
             return "memory"
@@ -185,6 +189,7 @@ class Upkeep:
     def _run_flusher(self) -> None:
         due = self._clock.monotonic() + self._interval_s
         while not self._stop.wait(_TICK_S):
+            self._disk.look()
             reason = self._due(self._clock.monotonic() >= due)
             if reason is None:
                 continue
@@ -209,7 +214,9 @@ class Upkeep:
             )
 
 
-def _unexpected(table: str, error: Exception) -> StorageError:
+def _of_table(table: str, error: Exception) -> StorageError:
+    if isinstance(error, StorageError):
+        return StorageError(f"cannot flush table {table}: {error.message}", hint=error.hint)
     return StorageError(
         f"cannot flush table {table}: {error!r}.",
         hint="The rows are safe in the log and stay queryable; the flush is tried again.",

@@ -6,6 +6,8 @@ that should be there is missing, nothing is deleted.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tickflight_server.paths import parse_part_file_name
 from tickflight_server.store.delta_log import FOLDER, removed_since
 
 LOG = structlog.get_logger(__name__)
+_YOUNG_MS = 3_600_000
 
 
 def part_files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -65,30 +68,49 @@ def remove_crash_leftovers(folder: Path, table: str, live: Collection[str], last
 
 
 def vacuum(
-    folder: Path, live: Collection[str], in_use: Collection[str], oldest_ms: int, *, dry_run: bool = False
+    folder: Path,
+    table: str,
+    live: Collection[str],
+    in_use: Collection[str],
+    oldest_ms: int,
+    *,
+    dry_run: bool = False,
 ) -> list[str]:
     """Delete the parts that versions removed before ``oldest_ms`` (ms since 1970); return them.
 
-    ``in_use`` are read by somebody. A file that no version ever listed goes when it is as old as that.
+    ``in_use`` are read by somebody. A file that no version of the log names is of one removed long ago or just being
+    written: it goes when it is an hour old.
+
+    Raises:
+        StorageError: a live part is missing; nothing was deleted.
     """
-    kept = removed_since(folder, oldest_ms)
+    found = dict(part_files(folder))
+    missing = [p for p in live if "://" not in p and p not in found]
+    if missing:
+        raise StorageError(
+            f"{len(missing)} live parts of table {table} are missing, {missing[0]} for one: nothing is deleted.",
+            hint="Restore them from a backup; `tickflight-server check` lists them.",
+        )
+    removed = removed_since(folder, 0)
+    young_ms = time.time_ns() // 1_000_000 - _YOUNG_MS
     gone = []
-    for relative, path in part_files(folder):
-        if relative in live or relative in in_use or relative in kept:
+    for relative, path in found.items():
+        if relative in live or relative in in_use:
             continue
-        if path.stat().st_mtime_ns // 1_000_000 >= oldest_ms:
+        when = removed.get(relative)
+        if (when >= oldest_ms) if when is not None else path.stat().st_mtime_ns // 1_000_000 >= young_ms:
             continue
         gone.append(relative)
         if not dry_run:
             path.unlink(missing_ok=True)
     if not dry_run:
-        _remove_empty_folders(folder)
+        _remove_empty_folders(folder, young_ms)
     return gone
 
 
-def _remove_empty_folders(folder: Path) -> None:
+def _remove_empty_folders(folder: Path, young_ms: int) -> None:
+    """Remove the folders of partitions that have no file, but those that somebody may be about to write to."""
     for path in sorted((p for p in folder.rglob("*=*") if p.is_dir()), key=lambda p: -len(p.parts)):
-        try:
-            path.rmdir()
-        except OSError:
-            continue
+        with contextlib.suppress(OSError):  # it has files
+            if path.stat().st_mtime_ns // 1_000_000 < young_ms:
+                path.rmdir()

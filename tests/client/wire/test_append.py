@@ -20,6 +20,7 @@ from tickflight.wire.append import (
         (DoPutPreparedStatementResult(b""), "0a00"),
         (AppendBatch(300), "08ac02"),
         (AppendAck(1, 2, 3, 4, duplicate=True), "08011002180320042801"),
+        (AppendAck(1, 2, 3, 4, duplicate=True, repeated=5), "080110021803200428013005"),
         (AppendResult(ack=AppendAck(sequence=5)), "0a020805"),
         (
             AppendResult(error=AppendError(5, "rows", "m", "h")),

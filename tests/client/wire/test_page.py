@@ -1,11 +1,12 @@
 """The worked examples of proto-notes/flight-sql.md."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tickflight.wire.actions import ACTIONS
+from tickflight.wire.actions import ACTIONS, CreatePin, HealthComponent, Pin
 from tickflight.wire.append import AppendAck, AppendResult
 from tickflight.wire.commands import COMMANDS, AppendStream, parse_command
 from tickflight.wire.tickets import Query, parse_ticket
@@ -19,12 +20,19 @@ def example(name):
 
 
 def claimed(cls):
-    (text,) = re.findall(rf"^`({cls.__name__}\(.*?\))`", PAGE, re.MULTILINE)
+    (text,) = re.findall(rf"^`({cls.__name__}\(.*?\))`", PAGE, re.MULTILINE | re.DOTALL)
     return eval(text, {cls.__name__: cls})
 
 
 @pytest.mark.parametrize(
-    ("cls", "parse"), [(Query, parse_ticket), (AppendStream, parse_command), (AppendAck, AppendAck.parse)]
+    ("cls", "parse"),
+    [
+        (Query, parse_ticket),
+        (AppendStream, parse_command),
+        (AppendAck, AppendAck.parse),
+        (Pin, Pin.parse),
+        (HealthComponent, HealthComponent.parse),
+    ],
 )
 def test_worked_example_is_what_the_page_claims(cls, parse):
     assert parse(example(cls.__name__)) == claimed(cls)
@@ -33,6 +41,12 @@ def test_worked_example_is_what_the_page_claims(cls, parse):
 
 def test_acknowledgement_in_a_put_result_is_as_the_page_says():
     assert AppendResult(ack=claimed(AppendAck)).serialize() == bytes.fromhex("0a0a") + example("AppendAck")
+
+
+def test_short_messages_are_as_the_page_says():
+    assert replace(claimed(AppendAck), repeated=2).serialize() == example("AppendAck") + bytes.fromhex("3002")
+    assert CreatePin(seconds=3600).serialize() == bytes.fromhex("08901c")
+    assert "`CreatePin(seconds=3600)`, which is `08 90 1c`" in PAGE
 
 
 def test_every_action_is_on_the_page():

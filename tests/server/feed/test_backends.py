@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.errors import ConfigError
-from tickflight_server.feed import backends as module
+from tickflight_server.feed import backend as module
 from tickflight_server.feed import collector
 from tickflight_server.feed.backends import BACKENDS, BookTickflight, TickerTickflight, TradeTickflight, backend_for
 from tickflight_server.schemas import MARKET

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import adbc_driver_flightsql.dbapi as adbc
@@ -13,6 +14,7 @@ from pyarrow import flight
 from tickflight.wire.append import AppendBatch, AppendResult
 from tickflight.wire.commands import AppendStream
 from tickflight.wire.tickets import Query
+from tickflight_server.store import Ack
 
 Make = Callable[..., pa.RecordBatch]
 Raises = Callable[..., Any]
@@ -77,6 +79,20 @@ def test_acknowledged_rows_are_visible(client: flight.FlightClient, make_trades:
         stream.send(make_trades(2), sequence)
         assert stream.answer().ack
         assert ask(client, "SELECT count(*) AS n FROM trades") == [{"n": 2 * sequence}]
+    stream.end()
+
+
+def test_rows_that_were_there_are_counted_in_the_answer(
+    running: Any, client: flight.FlightClient, make_trades: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: Future[Ack] = Future()
+    stored.set_result(Ack(first_seq=1, rows=2, repeated=1))
+    monkeypatch.setattr(running.store, "append", lambda *_, **__: stored)
+    stream = Stream(client, make_trades(1).schema)
+    stream.send(make_trades(3), 1)
+    ack = stream.answer().ack
+    assert ack
+    assert (ack.rows, ack.rejected, ack.repeated) == (2, 0, 1)
     stream.end()
 
 

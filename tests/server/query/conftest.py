@@ -53,7 +53,7 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trades() -> Callable[..., pa.RecordBatch]:
     return trades
 

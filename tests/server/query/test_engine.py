@@ -291,7 +291,6 @@ def test_error_shows_the_place_and_suggests(filled: Store, ask: Ask, sql: str, e
         "SELECT x FROM __market_trades",
         "FROM temp.main.__market_trades",
         "SELECT market.x FROM trades",
-        "SELECT * FROM trades AT (VERSION => 1)",
         "SELECT exchange FROM trades JOIN trades b USING (symbol)",
     ],
 )
@@ -349,16 +348,16 @@ def test_ten_megabytes_of_sql_are_refused(engine: Engine) -> None:
         ("SELECT 1 AS x, 2 AS x, 3 AS x_1", 1),
         ("FROM trades", 120),
         ("FROM trades SELECT DISTINCT symbol", 3),
-        ("SHOW TABLES", 22),
+        ("SHOW TABLES", 25),
         ("DESCRIBE trades", 10),
         ("SUMMARIZE trades", 10),
-        ("DESCRIBE system.parts", 11),
+        ("DESCRIBE system.parts", 14),
         ("EXPLAIN SELECT * FROM trades", 1),
         ("EXPLAIN ANALYZE SELECT * FROM trades", 1),
         ("EXPLAIN (ANALYZE, FORMAT json) FROM trades", 1),
         ("-- first\nEXPLAIN FROM trades", 1),
         ("SELECT * FROM range(5)", 5),
-        ("SELECT * FROM information_schema.tables WHERE table_schema IN ('market', 'system')", 22),
+        ("SELECT * FROM information_schema.tables WHERE table_schema IN ('market', 'system')", 25),
         ("SELECT * FROM duckdb_views() WHERE NOT internal AND schema_name = 'market'", 15),
         ("PIVOT trades ON side IN ('buy', 'sell') USING count(*) GROUP BY symbol", 3),
         ("SELECT * FROM system.parts, (FROM system.log LIMIT 1)", 6),
@@ -419,7 +418,11 @@ def test_plan_that_fails_leaves_nothing_behind(engine: Engine) -> None:
             engine.plan("SELECT pricee FROM trades")
         assert engine.plan("SELECT price FROM trades WHERE seq = 1").filters["trades"] is not None
     assert engine._probers.qsize() == 1
-    assert threading.active_count() == threads
+    # a timer that was called off needs a moment to end on a busy machine
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert threading.active_count() <= threads
 
 
 def free_places(engine: Engine) -> int:
@@ -575,4 +578,4 @@ def test_tables_are_listed_with_their_schemas(engine: Engine) -> None:
     assert found["market.trades"] == STORED["trades"].arrow()
     assert "system.rejected" in found
     assert "system.parts" in found
-    assert len(found) == 22
+    assert len(found) == 25

@@ -120,6 +120,18 @@ def test_part_left_out_holds_no_matching_row(split: list[list[Row]], expression:
         assert kept or content.filter(expression).num_rows == 0
 
 
+@given(pieces)
+def test_labels_are_asked_about_once_each(split: list[list[Row]]) -> None:
+    index = make_index(parts_of(split)[0])
+    codes, labels = index.labels("symbol")
+    assert [labels[code] for code in codes] == list(index.symbol)
+    asked: list[str] = []
+    masks = PartCandidates(index).labels("symbol", lambda label: bool(asked.append(label)))
+    assert masks is not None
+    assert sorted(asked) == sorted(set(index.symbol))
+    assert PartCandidates(index).labels("price", bool) is None
+
+
 SPLIT: list[list[Row]] = [
     [("X", "BTC-EUR", 1.0, 0), ("X", "BTC-EUR", 1.0, 5)],
     [("X", "BTC-USD", 1.0, 5), ("X", "BTC-USD", 1.0, 9)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,20 @@ def test_rows_add_up(filled: Store, ask: Callable[..., Any]) -> None:
     assert [s["in_parts"] for s in segments] == [True, True, False]
     assert segments[-1]["symbols"] == ["SOL-USDT"]
     assert len(ask("FROM system.tables")[0]) == len(STORED)
+
+
+def test_part_tells_in_which_tier_it_lies(
+    filled: Store, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask("SELECT DISTINCT tier FROM system.parts")[0].to_pylist() == [{"tier": "local"}]
+    table = filled.tables["trades"]
+    paths = table.state.parts.path.copy()
+    paths[0] = "s3://bucket/trades/x.parquet"
+    moved = replace(table.state, parts=replace(table.state.parts, path=paths))
+    monkeypatch.setattr(table, "_state", moved)
+    rows = ask("SELECT tier, path FROM system.parts ORDER BY tier DESC")[0].to_pylist()
+    assert rows[0] == {"tier": "s3", "path": "s3://bucket/trades/x.parquet"}
+    assert rows[1]["tier"] == "local"
 
 
 def test_path_of_a_part_is_relative(filled: Store, ask: Callable[..., Any]) -> None:

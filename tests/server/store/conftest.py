@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
+from s3_server import CACHE_S, KEY_ID, SECRET, S3Server
 
 from tickflight_server.clock import Clock
-from tickflight_server.config import LakehouseSettings
+from tickflight_server.config import LakehouseSettings, TierSettings
+from tickflight_server.paths import part_file_name
 from tickflight_server.schemas import STORED, TableSchema
 from tickflight_server.store import Store, TableSnapshot
 
@@ -153,3 +158,56 @@ def put_parts(trades: Callable[..., pa.RecordBatch]) -> Callable[..., None]:
             pass
 
     return put
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One object store for all tests; each makes a bucket of its own in its folder."""
+    folder = tmp_path_factory.mktemp("s3") / "buckets"
+    folder.mkdir()
+    server = S3Server(folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> Iterator[Path]:
+    """A bucket of this test: a folder, in which keys are files."""
+    folder = s3_server.folder / f"b{uuid4().hex[:12]}"
+    folder.mkdir()
+    time.sleep(2 * CACHE_S)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def s3_settings(s3_server: S3Server, bucket: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TierSettings]:
+    """Return settings of a tier in this test's bucket, below prefix ``old``."""
+    monkeypatch.setenv("TEST_TIER_KEY", KEY_ID)
+    monkeypatch.setenv("TEST_TIER_SECRET", SECRET)
+
+    def make(**changes: Any) -> TierSettings:
+        options = {"endpoint": s3_server.endpoint, "region": "us-east-1", "allow_http": "true"}
+        values: dict[str, Any] = {
+            "url": f"s3://{bucket.name}/old",
+            "timeout_s": 20,
+            "credentials": {"access_key_id": "TEST_TIER_KEY", "secret_access_key": "TEST_TIER_SECRET"},
+        }
+        return TierSettings(**(values | changes | {"options": options | changes.get("options", {})}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_part() -> Callable[..., Path]:
+    """Make a file as a part is called, its contents random."""
+
+    def make(folder: Path, number: int = 1, nbytes: int = 1000, *, checked: bool = True) -> Path:
+        contents = b"PAR1" + random.Random(number).randbytes(nbytes - 8) + b"PAR1"
+        unique = xxhash.xxh3_64(contents).hexdigest() if checked else "0123abcd"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / part_file_name(number, number, unique)
+        path.write_bytes(contents)
+        return path
+
+    return make

@@ -1,4 +1,4 @@
-"""The keeper: rows go when their table's time is over, nothing that is pinned or unflushed does, and it never hurries."""
+"""The keeper: rows go when their table's time is over, nothing pinned or unflushed does, and it never hurries."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def test_parts_whose_rows_are_all_too_old_go(aged: Any, rows_of: Any, clock: Any
     assert rows_of(open_store()) == []
 
 
-def test_new_rows_go_on_after_those_that_went(
-    aged: Any, rows_of: Any, trades: Any, open_store: Any, clock: Any
-) -> None:
+def test_new_rows_go_on_after_those_that_went(aged: Any, trades: Any, open_store: Any, clock: Any) -> None:
     clock.ahead_s = 30 * DAY_S
     assert aged.keeper.retain() == 3
     aged.close()

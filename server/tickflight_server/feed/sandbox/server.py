@@ -15,7 +15,7 @@ import re
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 import trustme
@@ -25,6 +25,7 @@ from aiohttp.typedefs import Handler
 from tickflight_server.errors import ConfigError
 from tickflight_server.feed.sandbox.binance import Binance
 from tickflight_server.feed.sandbox.events import Event
+from tickflight_server.feed.sandbox.faults import PATH, Faults
 from tickflight_server.feed.sandbox.market import DEFAULT_DEPTH, DEFAULT_RATE, DEFAULT_SYMBOLS, DEPTH_MIN, Market
 from tickflight_server.feed.sandbox.okx import Okx
 from tickflight_server.feed.sandbox.protocol import (
@@ -80,14 +81,16 @@ class _Exchange:
         self.rest: Counter[str] = Counter()
         self.openings = self.connections = self.closed_slow = self.refused = 0
 
-    def publish(self, events: Sequence[Event]) -> None:
-        """Render the events and put them on the queues of those who subscribed."""
-        for event in events:
+    def publish(self, events: Sequence[Event], held_back: Container[int] = ()) -> None:
+        """Render the events and put them on the queues of those who subscribed, save those of places ``held_back``."""
+        for place, event in enumerate(events):
             topics = self.topics.get(event_key(event))
             if not topics:
                 continue
             for topic, subscribers in topics.items():
                 text = self.protocol.render(topic, event)
+                if place in held_back:
+                    continue
                 for subscriber in subscribers:
                     subscriber.offer(text, event.channel)
 
@@ -160,6 +163,7 @@ class SandboxExchange:
         self._runner: web.AppRunner | None = None
         self._clockwork: asyncio.Task[None] | None = None
         self.events_made: Counter[str] = Counter()
+        self.faults = Faults(self.drop_connections)
 
     async def start(self) -> None:
         """Open the sockets and let the market run. When this returns handlers can connect."""
@@ -170,6 +174,7 @@ class SandboxExchange:
                 app.router.add_get(path, self._rest_handler(exchange, route))
             for path in exchange.protocol.websocket_paths:
                 app.router.add_get(path, self._websocket_handler(exchange))
+        app.router.add_post(PATH, self.faults.handle)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_S)
         await self._runner.setup()
         for name, context in (("rest", None), ("websocket", self._tls())):
@@ -199,6 +204,13 @@ class SandboxExchange:
         if self._clockwork is None:
             self.market.skip(self._clock_us())
             self._clockwork = asyncio.get_running_loop().create_task(self._run(), name="sandbox.market")
+
+    def drop_connections(self) -> int:
+        """Cut every client's WebSocket without a word; return how many."""
+        everyone = [s for exchange in self._exchanges.values() for s in exchange.subscribers]
+        for subscriber in everyone:
+            subscriber.cut()
+        return len(everyone)
 
     def describe(self) -> dict[str, dict[str, str]]:
         """Return, by exchange, what a handler's endpoints must be overridden with."""
@@ -245,9 +257,10 @@ class SandboxExchange:
         events = self.market.step(until_us)
         for event in events:
             self.events_made[event.channel] += 1
+        held_back = self.faults.held_back(events)
         for exchange in self._exchanges.values():
             if exchange.topics:
-                exchange.publish(events)
+                exchange.publish(events, held_back)
         return until_us < target_us
 
     async def _halt(self) -> None:

@@ -68,6 +68,11 @@ class Subscriber:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.abort()
 
+    def cut(self) -> None:
+        """Cut the connection as a broken network does; the client's handler sees its end."""
+        if self._transport is not None:
+            self._transport.abort()
+
     async def finish(self) -> None:
         """Leave no task behind; for the end of the client's handler."""
         await self._stop_writing()

@@ -201,3 +201,36 @@ async def test_lagging_market_catches_up_by_bounded_steps(tmp_path):
 def test_impossible_settings_are_the_operator_s_error(settings, tmp_path):
     with pytest.raises(ConfigError):
         SandboxExchange(**{"protocols": ["OKX"], "directory": tmp_path, **settings})
+
+
+async def test_faults_hold_back_what_they_are_told_to_and_nothing_else(start_sandbox, until):
+    async with start_sandbox("BINANCE", symbols=SYMBOLS) as (exchange, clients):
+        where = exchange.describe()["BINANCE"]
+        client = await clients.connect(where, SYMBOLS, [L2_BOOK, TRADES], retries=-1)
+
+        async def fault(what):
+            async with aiohttp.ClientSession() as session, session.post(f"{where['rest']}/faults/{what}") as answer:
+                return answer.status, await answer.read()
+
+        def snapshots():
+            return [symbol for symbol, _, delta, _ in client.got[L2_BOOK] if delta is None]
+
+        def trades(symbol):
+            return sum(trade.symbol == symbol for trade in client.got[TRADES])
+
+        await until(lambda: set(snapshots()) == set(SYMBOLS) and all(trades(s) for s in SYMBOLS), snapshots)
+        assert (await fault("skip?symbol=BTC-USDT"))[0] == 200
+        await until(lambda: snapshots().count("BTC-USDT") == 2, snapshots)
+        assert (await fault("silence?symbol=ETH-USDT"))[0] == 200
+        await exchange.pause()
+        sent = counters(exchange, "BINANCE")["sent"][TRADES]
+        await until(lambda: client.count(TRADES) == sent, snapshots)
+        exchange.resume()
+        before = trades("ETH-USDT"), trades("BTC-USDT")
+        await until(lambda: trades("BTC-USDT") > before[1] + 20, snapshots)
+        assert trades("ETH-USDT") == before[0]
+        await fault("speak?symbol=ETH-USDT")
+        await until(lambda: trades("ETH-USDT") > before[0], snapshots)
+        assert await fault("drop") == (200, b'{"connections": 1}')
+        await until(lambda: counters(exchange, "BINANCE")["connections"] == 2, lambda: exchange.counters())
+        assert (await fault("skip"))[0] == (await fault("dance?symbol=X"))[0] == 400

@@ -1,0 +1,1 @@
+"""Backfill: files of history into the tables, and tables out into files."""

@@ -1,0 +1,150 @@
+"""What a query reads of one table: the segments and parts that can match, as a view of the connection.
+
+The rule of this file: a source that cannot hold a matching row is not opened; what is opened has the table's columns
+and types, whenever it was written; rows beyond the cut are left out by the view itself.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from tickflight_server.query.probe import Filters
+from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
+from tickflight_server.schemas import NumericType, TableSchema
+from tickflight_server.store import Store, TableSnapshot
+
+_SQL_TYPES: tuple[tuple[Any, str], ...] = (
+    (pa.types.is_string, "VARCHAR"),
+    (pa.types.is_float64, "DOUBLE"),
+    (pa.types.is_timestamp, "TIMESTAMP"),
+    (pa.types.is_int64, "BIGINT"),
+    (pa.types.is_boolean, "BOOLEAN"),
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a query opens of one table: part paths relative to the table's folder, and segments by first ``seq``."""
+
+    parts: tuple[str, ...]
+    segments: tuple[int, ...]
+
+
+class Sources:
+    """Gives connections what they are to see of a store.
+
+    Args:
+        store: whose tables are read.
+        folder: what stands before a path below the data folder, with a slash, or nothing in the folder itself.
+    """
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._store = store
+        self._folder = folder
+
+    def give(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        view: str,
+        snapshot: TableSnapshot,
+        filters: Filters | None,
+        upto: int | None,
+        held: ExitStack,
+    ) -> Opened:
+        """Let ``connection`` see as ``view`` those rows of ``snapshot`` that can match, up to ``upto``.
+
+        ``held`` keeps the parts readable, and lets them go when it is closed.
+
+        Raises:
+            StorageError: a part is missing or damaged.
+        """
+        table = snapshot.table
+        held.callback(_let_go, snapshot)  # the store leaves the parts of a snapshot that somebody holds
+        by_segment, by_part = SegmentCandidates(snapshot.segments), PartCandidates(snapshot.parts)
+        keep = _keep(filters, by_segment, upto)
+        segments = [s for s, wanted in zip(snapshot.segments, keep, strict=True) if wanted]
+        parts = snapshot.parts.chosen(_keep(filters, by_part, upto))
+        ring = pa.Table.from_batches([s.batch for s in segments], schema=table.arrow(self._store.numeric, memory=True))
+        later = upto is not None and any(s.last_seq > upto for s in segments)
+        if len(parts) == 0 and not later:
+            connection.register(view, ring)
+            return Opened((), tuple(s.first_seq for s in segments))
+        selects = []
+        if len(parts):
+            opened = self._store.open_parts(snapshot, parts)
+            held.callback(opened.close)
+            connection.execute(f"SET VARIABLE {view} = ?", [[self._place(path) for path in opened.paths]])
+            if opened.evolved:
+                connection.register(f"{view}_none", table.arrow(self._store.numeric).empty_table())
+            select = parts_select(table, view, self._store.numeric, evolved=opened.evolved)
+            selects.append(up_to(select, upto if upto is not None and parts.max_seq.max() > upto else None))
+        if segments:
+            connection.register(f"{view}_ring", ring)
+            selects.append(up_to(f"SELECT {_columns(table)} FROM {view}_ring", upto if later else None))
+        connection.execute(f"CREATE TEMP VIEW {view} AS {' UNION ALL '.join(selects)}")
+        return Opened(tuple(parts.path), tuple(s.first_seq for s in segments))
+
+    def _place(self, path: str) -> str:
+        return path if path.startswith("/") else f"{self._folder}{path}"
+
+
+def parts_select(table: TableSchema, view: str, numeric: NumericType, *, evolved: bool) -> str:
+    """Return the query over the files in variable ``view``.
+
+    With ``evolved`` some were written with fewer columns or narrower types: columns are matched by name, what is
+    missing is null (the empty table ``<view>_none`` has every column), and each is cast to the table's type. The
+    engine still pushes filters down to the files.
+    """
+    read = f"read_parquet(getvariable('{view}'), hive_partitioning = false"
+    if not evolved:
+        return f"SELECT {_columns(table)} FROM {read})"
+    casts = ", ".join(f'CAST("{f.name}" AS {sql_type(f.type)}) AS "{f.name}"' for f in table.arrow(numeric))
+    every = f"SELECT * FROM {read}, union_by_name = true) UNION ALL BY NAME SELECT * FROM {view}_none"
+    return f"SELECT {casts} FROM ({every})"
+
+
+def up_to(select: str, seq: int | None) -> str:
+    """Return ``select`` without the rows after ``seq``, if one is given."""
+    return select if seq is None else f"{select} WHERE seq <= {seq}"
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """Return the engine's name of a column's type in parts."""
+    if pa.types.is_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    if pa.types.is_decimal(kind):
+        return f"DECIMAL({kind.precision}, {kind.scale})"
+    for holds, name in _SQL_TYPES:
+        if holds(kind):
+            return name
+    raise AssertionError(f"no stored column is {kind}")
+
+
+def _let_go(_: TableSnapshot) -> None:
+    """Do nothing: that somebody may call this holds the snapshot."""
+
+
+def _columns(table: TableSchema) -> str:
+    return ", ".join(f'"{c.name}"' for c in table.columns)
+
+
+def _keep(filters: Filters | None, candidates: Candidates, upto: int | None) -> np.ndarray:
+    """Return which candidates some scan needs, and have a row up to ``upto``."""
+    keep = np.zeros(len(candidates), dtype=bool)
+    if filters is None or any(f is None for f in filters):
+        keep[:] = True
+    else:
+        for one in filters:
+            assert one is not None
+            keep |= may_match(one, candidates)
+    if upto is not None:
+        bounds = candidates.range("seq")
+        assert bounds is not None
+        keep &= bounds[0] <= upto
+    return keep
