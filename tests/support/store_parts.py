@@ -41,3 +41,8 @@ def make_part(low: int, high: int, *, last: int = 0, symbol: str = "A", day: int
     path = f"{symbol}-{day}/{low:019d}-{last or high:019d}-{low:016x}.parquet"
     key = PartitionKey("X", symbol, day)
     return Part(path, key, high - low + 1, nbytes, day * 86_400_000_000, day * 86_400_000_000, low, high)
+
+
+def part_paths(folder: Path) -> list[Path]:
+    """Return the files of all parts below a table's folder, listed or not."""
+    return sorted(p for p in folder.rglob("*.parquet") if "_delta_log" not in p.parts)

@@ -127,6 +127,39 @@ def crash(tmp_path: Path) -> Callable[[Store], Path]:
     return copy
 
 
+class SetClock:
+    """A clock that a test sets; it begins at the machine's time, by which files are dated."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000 + int(self.ahead_s * 1e6)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def put_parts(trades: Callable[..., pa.RecordBatch]) -> Callable[..., None]:
+    """Append and flush some times, so that each partition gets a part each time, and let go of the memory."""
+
+    def put(store: Store, times: int, rows: int = 10, **how: Any) -> None:
+        start = store.tables["trades"].state.last_seq
+        for i in range(times):
+            store.append("trades", trades(rows, start + i * rows, **how)).result(20)
+            store.flush()
+        while store.tables["trades"].release_oldest():
+            pass
+
+    return put
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """One object store for all tests; each makes a bucket of its own in its folder."""
