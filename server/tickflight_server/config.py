@@ -129,6 +129,7 @@ class LakehouseSettings(_Section):
     compact_share: float = Field(
         0.25, ge=0, le=1, description="part of a core's time for compaction; 0 leaves it to the command line"
     )
+    keep_interval_seconds: float = Field(60.0, gt=0, description="how often retention, tiering and vacuum look")
     retention_days: dict[str, float] = Field(
         default_factory=dict, description='days that rows are kept, by table; "*" is every other table; absent is ever'
     )

@@ -30,7 +30,6 @@ from tickflight_server.store.vacuum import vacuum
 
 LOG = structlog.get_logger(__name__)
 _TICK_S = 1.0
-_SLOW_S = 60.0  # how often retention and vacuum look
 _RETRY_S = 10.0
 _JOBS_A_COMMIT = 64
 _HOUR_MS = 3_600_000
@@ -303,7 +302,7 @@ class Keeper:
             due = self._clock.monotonic() >= slow
             if due:
                 self._failed.clear()
-                slow = self._clock.monotonic() + _SLOW_S
+                slow = self._clock.monotonic() + self._settings.keep_interval_seconds
             failed = [self._try(component, step) for component, step in often + (seldom if due else [])]
             if any(failed):
                 self._stop.wait(_RETRY_S)
