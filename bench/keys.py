@@ -1,6 +1,7 @@
 """The check for duplicates: time a row of ``KeyIndex.fresh``, which is spent under the store's append lock.
 
-The time is the processor's, of all threads: others on the machine disturb it less. Only parts are read by several.
+The time is the processor's, of all threads: others on the machine disturb it less. Parts alone are
+read by more than one.
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ def uuids() -> Iterator[Figure]:
         target = Partition()
         times, total = [], 10_000_000
         chance = np.random.default_rng(7)
+        count = 1_000_000 // rows * rows
         while target.seq <= total:
-            count = min(1_000_000, total - target.seq + 1) // rows * rows or rows
             batches = [trades(random_ids(chance, rows), symbols, seed=i) for i in range(count // rows)]
             seconds, new = target.put(batches)
             assert new == count

@@ -35,7 +35,7 @@ from tickflight_server.store.key_set import KeySet, first_of_each
 _TRIES = 3  # parts may be replaced by others while they are read
 _LOADED_SHARE = 0.75  # of the memory is filled from parts; the rest is for new rows
 _ASKED_SHARE = 16  # a day of which one integer in so many is asked for goes into the set as it is released
-_ENTRY_BYTES = 17  # with its share of the directory
+_ENTRY_BYTES = 18  # with its share of the directory
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from tickflight_server.store.key_columns import Entries, Mask
 
-_MERGE_RATIO = 4  # a run is merged with the one before unless that is so many times larger
+_MERGE_RATIO = 8  # a run is merged with the one before unless that is so many times larger
 _MERGED_ROWS_MIN = 2048  # smaller runs are always merged
-_RUN_ROWS_MAX = 1 << 23  # a merge writes at most 128 MiB anew
-_DIRECTORY_ROWS_MIN = 384  # fewer questions are quicker without the directory
+_RUN_ROWS_MAX = 1 << 22  # a merge writes at most 64 MiB anew, in about 0.1 s
+_DIRECTORY_ROWS_MIN = 256  # fewer questions are quicker without the directory
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class _Run:
     """Entries sorted by ``high``; bucket b, by the upper bits, begins at ``places[b]``; ``steps`` halve the largest."""
 
     entries: Entries
-    places: npt.NDArray[np.int32]
+    places: npt.NDArray[np.int64]
     shift: np.uint64
     steps: int
 
@@ -40,10 +40,11 @@ class _Run:
         """Return which of ``asked`` are in the run."""
         run = self.entries
         place = self._find(asked.high) if len(asked) >= _DIRECTORY_ROWS_MIN else np.searchsorted(run.high, asked.high)
+        same: Mask = run.high.take(place, mode="clip") == asked.high
+        if not same.any():
+            return same
         last = len(run) - 1
-        place = np.minimum(place, last)
-        same = run.high[place] == asked.high
-        found: Mask = same & (run.low[place] == asked.low)
+        found: Mask = same & (run.low.take(place, mode="clip") == asked.low)
         # entries that share the first half by chance stand side by side
         left = np.flatnonzero(same & ~found)
         place = place[left] + 1
@@ -57,24 +58,25 @@ class _Run:
             left, place = left[going], place[going] + 1
         return found
 
-    def _find(self, high: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+    def _find(self, high: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
         """Return the first place whose ``high`` is not below each of the given, as ``np.searchsorted`` does."""
         bucket = (high >> self.shift).astype(np.int64)
-        low, end = self.places.take(bucket), self.places.take(bucket + 1)
+        place, end = self.places.take(bucket), self.places.take(bucket + 1)
         run = self.entries.high
-        for _ in range(self.steps):
-            middle = (low + end) >> 1
-            below = run.take(middle, mode="clip") < high
-            below &= low < end
-            low, end = np.where(below, middle + 1, low), np.where(below, end, middle)
-        return low
+        for step in reversed(range(self.steps)):
+            # may the place go on by 2^step? If what lies before that is in the bucket and still below.
+            before = place + ((1 << step) - 1)
+            below = run.take(before, mode="clip") < high
+            below &= before < end
+            np.add(place, 1 << step, out=place, where=below)
+        return place
 
 
 def _make_run(entries: Entries) -> _Run:
     bits = max(1, len(entries).bit_length() - 3)
     shift = np.uint64(64 - bits)
     counts = np.bincount((entries.high >> shift).astype(np.int64), minlength=1 << bits)
-    places = np.zeros(len(counts) + 1, np.int32)
+    places = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=places[1:])
     return _Run(entries, places, shift, int(counts.max()).bit_length())
 

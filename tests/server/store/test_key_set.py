@@ -48,7 +48,7 @@ def test_large_sets_hold_what_was_added(seed: int) -> None:
     few = order[:50]
     assert held.contains(keys.take(few)).tolist() == (few < 40_000).tolist()
     assert len(held._runs) < 10
-    assert 16 * 40_000 <= held.nbytes < 18 * 40_000
+    assert 16 * 40_000 <= held.nbytes <= 18 * 40_000 + 100 * len(held._runs)
 
 
 @given(pairs)
