@@ -250,8 +250,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- parts
 
-    @rule(everything=st.booleans(), fault=faults)
-    def compact(self, everything: bool, fault: str) -> None:
+    @rule(everything=st.booleans(), attempts=st.lists(faults, min_size=1, max_size=3))
+    def compact(self, everything: bool, attempts: list[str]) -> None:
+        for fault in attempts:
+            self.compact_once(everything, fault)
+
+    def compact_once(self, everything: bool, fault: str) -> None:
         before, unsettled = len(self.table.state.parts), self.table._unsettled is not None
         with injected(fault):
             try:
