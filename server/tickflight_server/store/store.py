@@ -116,7 +116,7 @@ class Store:
         cache = None
         if self._tier is not None and tier is not None:
             cache = PartCache(self._layout.cache, self._tier, tier.cache_mb * MIB, tier.fetches_max)
-        checker = PartChecker(self.health, self.metrics, settings.verify_parts)
+        checker = PartChecker(self._layout.root, self.health, self.metrics, settings.verify_parts)
         self._access = PartAccess(self._layout.root, checker, cache, self.health)
         self.keeper = Keeper(
             self._tables,
