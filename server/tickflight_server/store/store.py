@@ -269,6 +269,7 @@ class Store:
         self._check_size(payloads)
         results: list[_Taken] = []
         with self._append_lock:
+            self._committer.check()  # what is known already must not be acknowledged by a log that has failed
             items: list[Pending] = []
             for (where, rows, who), payload in zip(work, payloads, strict=True):
                 results.append(self._enqueue(where, rows, who, sequence, payload, items))

@@ -322,7 +322,6 @@ def test_a_flush_during_a_compaction_loses_nothing(
     assert rows_of(open_store()) == [(i + 1, float(i)) for i in range(35)]
 
 
-@pytest.mark.xfail(strict=True, reason="a failed rewrite is forgotten when a flush is past its settling")
 def test_a_compaction_that_fails_during_a_flush_is_settled_all_the_same(
     open_store: Any, put_parts: Any, trades: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,7 +350,6 @@ def test_a_compaction_that_fails_during_a_flush_is_settled_all_the_same(
     assert set(store.tables["trades"].state.parts.path) == set(index.path)
 
 
-@pytest.mark.xfail(strict=True, reason="compaction reads parts without looking at their checksums")
 def test_a_damaged_part_is_not_compacted_into_a_whole_one(open_store: Any, put_parts: Any, rows_of: Any) -> None:
     store = open_store(compact_parts_min=2, compression="none")
     put_parts(store, 2)

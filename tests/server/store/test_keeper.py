@@ -184,7 +184,6 @@ def test_a_failure_is_told_and_what_it_does_is_tried_again(
     wait_for(lambda: store.health.state == "ok", "the end of the alert")
 
 
-@pytest.mark.xfail(strict=True, reason="the first part that cannot be read ends the round, before retention")
 def test_a_damaged_part_does_not_stop_the_rest(
     open_store: Any, put_parts: Any, trades: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -292,7 +292,6 @@ def test_a_hole_in_the_log_is_reported(tmp_path: Path, trades: Callable[..., pa.
         table.replay(make_record(trades(3), 7))
 
 
-@pytest.mark.xfail(strict=True, reason="rows in the log are converted")
 def test_rows_logged_under_another_numeric_type_are_refused(
     tmp_path: Path, trades: Callable[..., pa.RecordBatch]
 ) -> None:

@@ -132,7 +132,6 @@ def test_versions_whose_parts_went_say_so_when_they_are_read(compacted: Any) -> 
         compacted.open_parts(snapshot, snapshot.parts)
 
 
-@pytest.mark.xfail(strict=True, reason="vacuum does not look whether live parts are there")
 def test_nothing_is_deleted_while_a_live_part_is_missing(compacted: Any) -> None:
     (live,) = compacted.tables["trades"].state.parts.path
     (compacted.root / "trades" / live).unlink()
@@ -140,7 +139,6 @@ def test_nothing_is_deleted_while_a_live_part_is_missing(compacted: Any) -> None
     assert compacted.keeper.vacuum(hours=0) == []
 
 
-@pytest.mark.xfail(strict=True, reason="vacuum deletes what a commit that failed late has listed")
 def test_parts_of_a_commit_that_failed_after_it_was_there_stay(
     open_store: Any, trades: Any, rows_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +159,6 @@ def test_parts_of_a_commit_that_failed_after_it_was_there_stay(
     assert len(rows_of(store)) == 5
 
 
-@pytest.mark.xfail(strict=True, reason="vacuum deletes what a flush has written and not yet committed")
 def test_parts_of_a_flush_under_way_stay(
     open_store: Any, trades: Any, rows_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
