@@ -91,10 +91,6 @@ class TableCatalog:
         if not DeltaTable.is_deltatable(str(self._folder)):
             return self._empty(), 0
         try:
-            if (torn := set_torn_aside(self._folder)) is not None:
-                LOG.warning("catalog.torn_version", table=self._table.name, version=torn)
-                if not DeltaTable.is_deltatable(str(self._folder)):
-                    return self._empty(), 0
             self._delta = DeltaTable(str(self._folder))
             flushed = self._delta.transaction_version(self._app_id)
             index = self._read_parts(self._delta)
@@ -111,6 +107,19 @@ class TableCatalog:
                 hint="Restore _tickflight/writer, which belongs to the tables, from a backup.",
             )
         return index, flushed or 0
+
+    def mend(self) -> None:
+        """Take a newest version out of the log that was cut off while it was written; to be called before ``load``.
+
+        Raises:
+            StorageError: the log cannot be read or written.
+        """
+        try:
+            torn = set_torn_aside(self._folder)
+        except OSError as error:
+            raise StorageError(f"cannot look at the versions of {self._table.name}: {_first_line(error)}.") from None
+        if torn is not None:
+            LOG.warning("catalog.torn_version", table=self._table.name, version=torn)
 
     def _empty(self) -> PartIndex:
         return replace(EMPTY, exchanges=self._exchanges, symbols=self._symbols)

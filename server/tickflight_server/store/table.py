@@ -84,6 +84,7 @@ class Table:
 
     def load(self) -> int:
         """Read the newest table version; return the flushed ``seq``, from which on the log is to be replayed."""
+        self.catalog.mend()
         index, flushed = self.catalog.load()
         target = max([flushed, *index.last.tolist()])
         self._state = TableState(

@@ -129,9 +129,8 @@ def test_what_a_retention_whose_commit_failed_did_is_found_out(
 def test_it_compacts_retains_and_vacuums_by_itself(
     open_store: Any, put_parts: Any, wait_for: Any, rows_of: Any, monkeypatch: pytest.MonkeyPatch, clock: Any
 ) -> None:
-    for name, value in (("_TICK_S", 0.01), ("_SLOW_S", 0.01)):
-        monkeypatch.setattr(keeper_module, name, value)
-    store = open_store(clock=clock, compact_parts_min=2, compact_share=1, vacuum_hours=24)
+    monkeypatch.setattr(keeper_module, "_TICK_S", 0.01)
+    store = open_store(clock=clock, compact_parts_min=2, compact_share=1, vacuum_hours=24, keep_interval_seconds=0.01)
     put_parts(store, 4)
     wait_for(lambda: len(store.tables["trades"].state.parts) == 1, "a compaction")
     clock.ahead_s = 25 * 3_600
@@ -142,9 +141,10 @@ def test_it_compacts_retains_and_vacuums_by_itself(
 def test_with_no_share_it_leaves_compaction_alone(
     open_store: Any, put_parts: Any, trades: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("_TICK_S", 0.01), ("_SLOW_S", 0.01)):
-        monkeypatch.setattr(keeper_module, name, value)
-    store = open_store(compact_parts_min=2, compact_share=0, retention_days={"liquidations": 1})
+    monkeypatch.setattr(keeper_module, "_TICK_S", 0.01)
+    store = open_store(
+        compact_parts_min=2, compact_share=0, retention_days={"liquidations": 1}, keep_interval_seconds=0.01
+    )
     store.append("liquidations", trades(5).select(["exchange", "symbol", "timestamp"])).result(20)
     put_parts(store, 3)
     store.tables["liquidations"].release_oldest()
@@ -187,9 +187,11 @@ def test_a_failure_is_told_and_what_it_does_is_tried_again(
 def test_a_damaged_part_does_not_stop_the_rest(
     open_store: Any, put_parts: Any, trades: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("_TICK_S", 0.01), ("_SLOW_S", 0.01), ("_RETRY_S", 0.01)):
+    for name, value in (("_TICK_S", 0.01), ("_RETRY_S", 0.01)):
         monkeypatch.setattr(keeper_module, name, value)
-    store = open_store(compact_parts_min=2, compact_share=1, retention_days={"liquidations": 1})
+    store = open_store(
+        compact_parts_min=2, compact_share=1, retention_days={"liquidations": 1}, keep_interval_seconds=0.01
+    )
     store.keeper._behind = lambda: True
     store.append("liquidations", trades(5).select(["exchange", "symbol", "timestamp"])).result(20)
     put_parts(store, 2)

@@ -107,6 +107,13 @@ def test_folders_that_became_empty_go(open_store: Any, put_parts: Any, clock: An
     assert store.keeper.retain() == 2
     clock.ahead_s = 25 * HOUR_S
     assert len(store.keeper.vacuum()) == 2
+    assert files(store) == []
+    for folder in (store.root / "trades").rglob("*=*"):
+        os.utime(folder, (1, 1))  # not just made for a file that is being written
+    store.keeper.vacuum()
+    for folder in (store.root / "trades").rglob("*=*"):
+        os.utime(folder, (1, 1))  # those whose last folder went a moment ago
+    store.keeper.vacuum()
     assert [p.name for p in (store.root / "trades").iterdir()] == ["_delta_log"]
     put_parts(store, 1)
     assert len(files(store)) == 1
@@ -136,7 +143,9 @@ def test_nothing_is_deleted_while_a_live_part_is_missing(compacted: Any) -> None
     (live,) = compacted.tables["trades"].state.parts.path
     (compacted.root / "trades" / live).unlink()
     assert missing_parts(compacted.root / "trades", {live}) == [live]
-    assert compacted.keeper.vacuum(hours=0) == []
+    with pytest.raises(StorageError, match=f"1 live parts of table trades are missing, {re.escape(live)}"):
+        compacted.keeper.vacuum(hours=0)
+    assert len(files(compacted)) == 3
 
 
 def test_parts_of_a_commit_that_failed_after_it_was_there_stay(
@@ -221,7 +230,7 @@ def test_nothing_is_removed_at_the_start_while_a_live_part_is_missing(
 
 def test_an_empty_folder_has_nothing_to_remove(tmp_path: Path) -> None:
     assert remove_crash_leftovers(tmp_path, "trades", set(), 0, 0) == 0
-    assert vacuum(tmp_path, set(), set(), 0) == []
+    assert vacuum(tmp_path, "trades", set(), set(), 0) == []
     assert missing_parts(tmp_path, {"a.parquet", "s3://bucket/b.parquet"}) == ["a.parquet"]
 
 
