@@ -405,6 +405,15 @@ class Table:
                 self._state = replace(self._state, parts=parts, version=self.catalog.version)
         return True
 
+    def clean_log(self) -> None:
+        """Delete the table versions that are not kept any more.
+
+        Raises:
+            StorageError: a file cannot be deleted.
+        """
+        with self._commit_lock:
+            self.catalog.clean_log()
+
     # --- releasing memory
 
     def release_oldest(self, before_s: float | None = None) -> int:
