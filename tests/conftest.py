@@ -14,4 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("crash tests")
     group.addoption("--campaign", choices=("sample", "full"), default="sample", help="how much tests/crash tries")
     group.addoption("--crash-seed", type=int, default=1, help="what tests/crash tries")
+    group.addoption(
+        "--trust-later-syncs", action="store_true", help="a sync makes sure also what an earlier one failed about"
+    )
     group.addoption("--in-place", action="store_true", help="the store must bear disk faults without being reopened")

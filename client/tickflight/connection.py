@@ -48,6 +48,13 @@ def normalise_address(address: str) -> str:
     return f"{known[scheme]}://{rest.rstrip('/')}"
 
 
+_RECONNECT_MS = {
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 2_000,
+}
+
+
 class Connection:
     """A channel to one server. Threads may share it.
 
@@ -64,6 +71,8 @@ class Connection:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         options: dict[str, Any] = {"tls_root_certs": tls_roots} if tls_roots else {}
+        # gRPC would wait longer and longer, up to two minutes, for a server that is back long since
+        options["generic_options"] = list(_RECONNECT_MS.items())
         self.client = flight.FlightClient(self.address, **options)
         self._header: tuple[bytes, bytes] | None = None
         if credentials.token is not None:

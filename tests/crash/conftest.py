@@ -53,6 +53,11 @@ def in_place(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
+def trusting(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--trust-later-syncs"))
+
+
+@pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reason = missing_compiler()
     if reason is not None:

@@ -119,6 +119,17 @@ def test_what_a_failed_sync_was_about_stays_doubtful() -> None:
     assert set(contents(journal.outcomes(), "a")) == {b"1"}
 
 
+def test_a_later_sync_counts_for_who_trusts_it() -> None:
+    journal = Journal()
+    journal.disk = Disk(trusting=True)
+    handle = journal.write("a", b"1")
+    journal.sync("")
+    journal.do(Kind.SYNC, handle=handle, error=5)
+    assert len(journal.outcomes()) > 1
+    journal.do(Kind.SYNC, handle=handle)
+    assert journal.outcomes() == [{"a": b"1"}]
+
+
 def test_a_killed_process_leaves_all_that_it_wrote() -> None:
     journal = Journal()
     handle = journal.write("a", b"12345")

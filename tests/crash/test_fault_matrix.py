@@ -52,6 +52,7 @@ def test_power_lost_after_a_fault_costs_nothing_acknowledged(
     operations: list[Entry],
     campaign: Any,
     seed: int,
+    trusting: bool,
     scratch: Path,
     counts: Counter[str],
     kept: Path,
@@ -61,7 +62,7 @@ def test_power_lost_after_a_fault_costs_nothing_acknowledged(
     numbers = [n + 1 for n, e in enumerate(operations) if e.kind in (Kind.SYNC, Kind.WRITE)]
     failed = []
     for number in chance.sample(numbers, min(campaign.faulted_runs, len(numbers))):
-        recording, result = matrix.record(f"{number}:{chance.choice(ERRORS)}")
+        recording, result = matrix.record(f"{number}:{chance.choice(ERRORS)}", trusting=trusting)
         assert result.failed is None, report([result], seed)
         entries = recording.entries()
         fault = next((n for n, e in enumerate(entries) if e.error and e.kind in (Kind.SYNC, Kind.WRITE)), 0)

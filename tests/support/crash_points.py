@@ -111,8 +111,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--point", type=parse_point, help="as in a report, such as 812:power; all without it")
     parser.add_argument("--keep", type=Path, help="folder for the disk state, as it was before the store opened it")
+    parser.add_argument("--trust-later-syncs", action="store_true", help="see proto-notes/crash-testing.md")
     options = parser.parse_args()
-    recording = Recording(options.recording, options.seed)
+    recording = Recording(options.recording, options.seed, options.trust_later_syncs)
     if options.point is None:
         _check_all(recording)
     else:

@@ -59,6 +59,7 @@ class Recording:
 
     folder: Path
     seed: int
+    trusting: bool = False  # see ``Disk``
 
     @property
     def journal(self) -> Path:
@@ -86,7 +87,7 @@ class Recording:
 
     def begin(self) -> tuple[Disk, Ledger]:
         """Return the disk and the promises as they were before the first entry."""
-        disk, ledger = Disk(), Ledger(self.seed)
+        disk, ledger = Disk(trusting=self.trusting), Ledger(self.seed)
         if self.base.exists():
             disk.load(self.base)
             ledger.load(self.promises)

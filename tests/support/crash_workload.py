@@ -116,6 +116,13 @@ class Workload:
             self.send(self.new(1, table="ticker"))
             self.store.flush()
 
+    def compact(self) -> None:
+        """Merge all parts that can be merged, memory having let go of their rows."""
+        for table in self.store.tables.values():
+            while table.release_oldest():
+                pass
+        self.store.keeper.compact(all_of_it=True)
+
     def resend(self, count: int) -> None:
         """Send the last ``count`` answered batches again: the store must know them."""
         known = [s for n, s in self.ledger.sent.items() if n in self.ledger.acked and s.producer is not None]
@@ -135,6 +142,9 @@ STEPS: dict[str, Callable[[Workload, int], None]] = {
     "burst": lambda w, n: w.send(w.new(n)),
     "big": lambda w, n: w.send(w.new(n, table="trades", text_bytes=_BIG_TEXT_BYTES)),
     "flush": lambda w, _: _ignore(w.store.flush()),
+    "flush_some": lambda w, _: _ignore(w.store.flush("memory")),
+    "compact": lambda w, _: w.compact(),
+    "vacuum": lambda w, _: _ignore(w.store.keeper.vacuum(hours=0)),
     "flush_often": lambda w, n: w.flush_often(n),
     "resend": lambda w, n: w.resend(n),
     "close": lambda w, _: w.close(),
@@ -166,15 +176,18 @@ SESSIONS: tuple[tuple[Step, ...], ...] = (
         *(Kill(Kind.WRITE, "*_tickflight/log/*", 3, Action.KILL_MIDDLE), ("burst", 4), ("append", 6)),
     ),
     (
-        *(("append", 4), ("flush", 0), ("resend", 20), ("burst", 5), ("append", 3)),
+        *(("append", 4), ("flush_some", 0), ("resend", 20), ("burst", 5), ("flush_some", 0), ("append", 3)),
+        ("compact", 0),
         *(Kill(Kind.WRITE, "*.parquet", 8, Action.KILL_MIDDLE), ("flush", 0), ("append", 3), ("flush", 0)),
     ),
     (
         *(("append", 3), ("big", 4), ("burst", 4)),
         *(Kill(Kind.LINK, "*/_delta_log/*", 3, Action.KILL_AFTER), ("flush", 0), ("append", 3), ("flush", 0)),
     ),
-    (("append", 5), ("reopen_unflushed", 0), ("resend", 10), ("burst", 8), ("flush_often", 23), ("reopen", 0)),
-    (("resend", 40), ("append", 3), ("big", 4), ("append", 2), ("flush", 0), ("append", 3), ("close", 0)),
+    (("append", 5), ("reopen_unflushed", 0), ("resend", 10), ("burst", 8), ("flush_often", 23), ("compact", 0))
+    + (("vacuum", 0), ("flush_some", 0), ("reopen", 0)),
+    (("resend", 40), ("append", 3), ("big", 4), ("append", 2), ("flush_some", 0), ("append", 3), ("compact", 0))
+    + (("vacuum", 0), ("append", 2), ("close", 0)),
 )
 """The sessions of a recorded run, one process each. A kill ends its session; the steps behind it are its occasion."""
 

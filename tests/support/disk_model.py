@@ -68,9 +68,9 @@ class _File:
         change.to(self.view)
         self.changes.append(change)
 
-    def sync(self, *, failed: bool) -> None:
+    def sync(self, *, failed: bool, trusting: bool) -> None:
         for change in self.changes:
-            if change.state is _State.PENDING:
+            if change.state is _State.PENDING or (trusting and change.state is _State.DOUBTFUL):
                 change.state = _State.DOUBTFUL if failed else _State.SURE
         while self.changes and self.changes[0].state is _State.SURE:
             self.changes.pop(0).to(self.sure)
@@ -96,9 +96,14 @@ class _Naming:
 
 
 class Disk:
-    """A folder as a process sees it, and as the disk would give it back. ``apply`` the journal's entries in order."""
+    """A folder as a process sees it, and as the disk would give it back. ``apply`` the journal's entries in order.
 
-    def __init__(self) -> None:
+    Args:
+        trusting: a sync that goes well makes sure also what an earlier one failed about; Linux does not promise it.
+    """
+
+    def __init__(self, *, trusting: bool = False) -> None:
+        self._trusting = trusting
         self._root = _Folder()
         self._handles: dict[int, _Node] = {}
         self._namings: list[_Naming] = []
@@ -187,7 +192,7 @@ class Disk:
 
     def _sync(self, node: _Node, *, failed: bool) -> None:
         if isinstance(node, _File):
-            node.sync(failed=failed)
+            node.sync(failed=failed, trusting=self._trusting)
         elif not failed:
             for naming in self._namings:
                 for folder, name, target in naming.changes:

@@ -50,10 +50,10 @@ class FaultMatrix:
         entries = read_journal(journal)
         return [e for e in entries[: end_of(entries)] if e.kind in CHANGING]
 
-    def record(self, point: str) -> tuple[Recording, FaultResult]:
+    def record(self, point: str, *, trusting: bool = False) -> tuple[Recording, FaultResult]:
         """Run one point and keep its journal: what is on the disk when power is lost after such a fault?"""
         name = f"recorded-{point.replace(':', '-')}"
-        recording = Recording(self._scratch / name, self._seed)
+        recording = Recording(self._scratch / name, self._seed, trusting)
         recording.folder.mkdir()
         (result,) = self._run_process(name, [point], recording.journal)
         return recording, result

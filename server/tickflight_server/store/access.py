@@ -44,11 +44,13 @@ class PartChecker:
     """Knows which files have been found whole.
 
     Args:
+        root: the data folder, for naming what lies in it.
         health: is told of missing and damaged parts.
         verify: ``first_use`` reads each part's file once to check it; ``never`` only sees that it is there.
     """
 
-    def __init__(self, health: Health, metrics: Metrics, verify: Verify) -> None:
+    def __init__(self, root: Path, health: Health, metrics: Metrics, verify: Verify) -> None:
+        self._root = root
         self._health = health
         self._metrics = metrics
         self._verify = verify
@@ -99,8 +101,9 @@ class PartChecker:
     def _damaged(self, table: str, path: Path, what: str) -> StorageError:
         self._bad.add(str(path))
         self._metrics.add("parts_damaged")
-        error = StorageError(f"part {path.name} of table {table} cannot be read: {what}.", hint=DAMAGED_HINT)
-        self._health.report("parts", "degraded", f"{table}: {path.parent.name}/{path.name}: {what}", DAMAGED_HINT)
+        name = path.relative_to(self._root) if path.is_relative_to(self._root) else path.name
+        error = StorageError(f"part {name} of table {table} cannot be read: {what}.", hint=DAMAGED_HINT)
+        self._health.report("parts", "degraded", error.message, DAMAGED_HINT)
         return error
 
     def forget(self, paths: Sequence[Path]) -> None:

@@ -27,7 +27,13 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from tickflight_server.errors import NotFoundError, StorageError
 from tickflight_server.schemas import NumericType, TableSchema
-from tickflight_server.store.delta_log import set_torn_aside, sync_version, version_files, write_metadata
+from tickflight_server.store.delta_log import (
+    set_torn_aside,
+    set_torn_checkpoints_aside,
+    sync_version,
+    version_files,
+    write_metadata,
+)
 from tickflight_server.store.evolution import evolve
 from tickflight_server.store.partition import DAY_US, Part
 from tickflight_server.store.parts import EMPTY, Names, PartIndex, name_bounds
@@ -67,7 +73,8 @@ class TableCatalog:
             "delta.checkpointInterval": "20",
             "delta.logRetentionDuration": keep,
             "delta.deletedFileRetentionDuration": keep,
-            "delta.enableExpiredLogCleanup": "true",
+            # with a checkpoint that may not be on disk yet, delta-rs would delete what it stands for: see clean_log
+            "delta.enableExpiredLogCleanup": "false",
         }
         self._delta: DeltaTable | None = None
         self._exchanges, self._symbols = Names(), Names()
@@ -91,10 +98,6 @@ class TableCatalog:
         if not DeltaTable.is_deltatable(str(self._folder)):
             return self._empty(), 0
         try:
-            if (torn := set_torn_aside(self._folder)) is not None:
-                LOG.warning("catalog.torn_version", table=self._table.name, version=torn)
-                if not DeltaTable.is_deltatable(str(self._folder)):
-                    return self._empty(), 0
             self._delta = DeltaTable(str(self._folder))
             flushed = self._delta.transaction_version(self._app_id)
             index = self._read_parts(self._delta)
@@ -111,6 +114,21 @@ class TableCatalog:
                 hint="Restore _tickflight/writer, which belongs to the tables, from a backup.",
             )
         return index, flushed or 0
+
+    def mend(self) -> None:
+        """Take what was cut off while it was written out of the log; to be called once, before ``load``.
+
+        Raises:
+            StorageError: the log cannot be read or written, or lacks the contents of an older version.
+        """
+        try:
+            torn = set_torn_aside(self._folder)
+            for name in set_torn_checkpoints_aside(self._folder):
+                LOG.warning("catalog.torn_checkpoint", table=self._table.name, file=name)
+        except OSError as error:
+            raise StorageError(f"cannot look at the versions of {self._table.name}: {_first_line(error)}.") from None
+        if torn is not None:
+            LOG.warning("catalog.torn_version", table=self._table.name, version=torn)
 
     def _empty(self) -> PartIndex:
         return replace(EMPTY, exchanges=self._exchanges, symbols=self._symbols)
@@ -223,6 +241,19 @@ class TableCatalog:
         write_metadata(self._folder, delta, schema, configuration)
         delta.update_incremental()
         self._target = None
+
+    def clean_log(self) -> None:
+        """Delete versions that are older than they are kept and stand before a checkpoint, which is on disk.
+
+        Raises:
+            StorageError: a file cannot be deleted.
+        """
+        if self._delta is None:
+            return
+        try:
+            self._delta.cleanup_metadata()
+        except (DeltaError, OSError) as error:
+            raise StorageError(f"cannot clear up versions of {self._table.name}: {_first_line(error)}.") from None
 
     def versions(self) -> tuple[int, int]:
         """Return the oldest and the newest version that can be read; (-1, -1) without any."""

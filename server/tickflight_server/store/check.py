@@ -13,18 +13,19 @@ from pathlib import Path
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.errors import ConfigError, StorageError
-from tickflight_server.paths import Layout
+from tickflight_server.paths import Layout, parse_part_file_name
 from tickflight_server.schemas import STORED, TableSchema
 from tickflight_server.store.catalog import TableCatalog
 from tickflight_server.store.check_files import find_foreign, find_writer, judge_unlisted
 from tickflight_server.store.evolution import adapt
 from tickflight_server.store.findings import CheckReport, TableFacts
 from tickflight_server.store.log_scan import LogScan, Tick, read_log, scan_log
-from tickflight_server.store.part_scan import PartScan, Unlisted, name_unlisted, scan_part, scan_unlisted
+from tickflight_server.store.part_scan import PartScan, Unlisted, first_line, name_unlisted, scan_part, scan_unlisted
 from tickflight_server.store.partition import DAY_US
 from tickflight_server.store.parts import EMPTY, Ints, PartIndex
 from tickflight_server.store.record import AppendRecord
@@ -176,7 +177,16 @@ class Checker:
         """
         writer = self.writer or UUID(int=0)
         catalog = TableCatalog(folder, scan.schema, writer, self.settings.numeric_type, self.settings.vacuum_hours)
-        scan.index, scan.flushed = catalog.load()
+        try:
+            scan.index, scan.flushed = catalog.load()
+        except (ValueError, KeyError, OverflowError) as error:  # valid JSON, and not what was written
+            raise StorageError(f"cannot read table {scan.schema.name}: {first_line(error)}.") from None
+        if any(not np.issubdtype(getattr(scan.index, n).dtype, np.integer) for n in PartIndex.COLUMNS[1:]):
+            raise StorageError(f"cannot read table {scan.schema.name}: a part's statistics are damaged.")
+        for path in scan.index.path:
+            name = path.rpartition("/")[2]
+            if "://" not in path and parse_part_file_name(name) is None and not (scan.folder / path).exists():
+                raise StorageError(f"cannot read table {scan.schema.name}: it lists {name!r}, which is no part.")
         scan.version, scan.evolved_seq, scan.catalog = catalog.version, catalog.evolved_seq, catalog
         scan.readable = True
 
@@ -222,8 +232,8 @@ class Checker:
     def known_rows(self, scan: TableScan) -> SeqSet:
         """Return the rows of a table that are in a live part or that the log gives back."""
         known = scan.have.copy()
-        for first, last in self.log.runs.get(scan.schema.name, ()):
-            known.add_range(max(first, scan.flushed + 1), last)
+        runs = self.log.runs.get(scan.schema.name, ())
+        known.add_ranges((max(first, scan.flushed + 1), last) for first, last in runs)
         return known
 
     def expired_us(self, scan: TableScan) -> int:
@@ -262,14 +272,11 @@ class Checker:
         """Tell of rows up to the flushed one that are nowhere."""
         name = scan.schema.name
         known = scan.have.copy()
-        for first, last in in_log.ranges():
-            known.add_range(first, last)
+        known.update(in_log)
         told = [(int(scan.index.min_seq[p]), int(scan.index.max_seq[p])) for p in scan.lost]
-        for first, last in [*told, *scan.remote_ranges()]:
-            known.add_range(first, last)
+        known.add_ranges([*told, *scan.remote_ranges()])
         holes = known.missing(1, scan.flushed)
-        for first, last in known_holes(self.layout, name):
-            known.add_range(first, last)
+        known.add_ranges(known_holes(self.layout, name))
         new = known.missing(1, scan.flushed)
         if (before := count(holes) - count(new)) > 0:
             self.report.add("rows.lost_before", f"{before} rows were lost in earlier repairs", table=name)
@@ -278,26 +285,47 @@ class Checker:
             self.report.add("rows.expired" if self.expired_us(scan) else "rows.missing", text, table=name)
 
     def _check_log_against_parts(self) -> None:
-        """Find rows that are in a part and that the server would take from the log again."""
-        doubtful = {
-            name
-            for name, scan in self.tables.items()
-            if scan.readable and next(scan.have.ranges(scan.flushed + 1), None) is not None
-        }
-        if not doubtful & set(self.log.runs):
+        """Find rows of the log that are in a part and would be taken again, and rows that are in none and would not."""
+        doubtful = {name for name, scan in self.tables.items() if scan.readable and self._doubtful(scan)}
+        if not doubtful:
             return
+        covered = {name: self.tables[name].index.covered() for name in doubtful}
         for file, record in read_log(self.layout.log, self.writer, [], lambda *_: None):
             if not isinstance(record, AppendRecord) or record.table not in doubtful:
                 continue
             scan = self.tables[record.table]
-            if record.last_seq <= scan.flushed:
-                continue
             rows = decode(record, scan.schema, self.settings)
             seq = rows.column("seq").to_numpy()
-            double = scan.index.misses(rows) & scan.have.contains(seq) & (seq > scan.flushed)
+            have = scan.have.contains(seq)
+            open_ = uncovered(covered[record.table], scan.index.row_keys(rows), seq)
+            double = have & open_ & (seq > scan.flushed)
             if double.any():
                 text = f"rows are in parts, and would be taken from the log again: {show(to_ranges(seq[double]))}"
                 self.report.add("rows.twice", text, table=record.table, file=file.name)
+            skipped = ~have & open_ & (seq <= scan.flushed) & kept_rows(rows, self.expired_us(scan))
+            if skipped.any():
+                text = f"rows are in the log, and in no part as they should be: {show(to_ranges(seq[skipped]))}"
+                self.report.add("rows.skipped", text, table=record.table, file=file.name)
+
+    def _doubtful(self, scan: TableScan) -> bool:
+        """Return whether parts have rows above the flushed one, or the log has rows up to it that no part has."""
+        runs = self.log.runs.get(scan.schema.name, [])
+        above = next(scan.have.ranges(scan.flushed + 1), None)
+        return bool(runs) and (
+            above is not None or any(scan.have.missing(a, min(b, scan.flushed)) for a, b in runs if a <= scan.flushed)
+        )
+
+
+def uncovered(covered: Mapping[int, int], keys: Ints, seq: Ints) -> npt.NDArray[np.bool_]:
+    """Return which rows, given by their partition's key and ``seq``, are above what ``covered`` says is in parts."""
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    last = np.array([covered.get(k, 0) for k in distinct.tolist()], dtype=np.int64)
+    return np.asarray(seq > last[inverse])
+
+
+def kept_rows(rows: pa.Table, expired_us: int) -> npt.NDArray[np.bool_]:
+    """Return which rows are not old enough for retention."""
+    return np.asarray(rows.column("timestamp").cast(pa.int64()).to_numpy() >= expired_us)
 
 
 def decode(record: AppendRecord, schema: TableSchema, settings: LakehouseSettings) -> pa.Table:

@@ -104,6 +104,17 @@ class Committer:
         """Why nothing is accepted any more, None while all is well."""
         return self._failure
 
+    def check(self) -> None:
+        """See that batches are accepted.
+
+        Raises:
+            LogClosedError: the log failed or the store is closing.
+        """
+        if self._failure is not None:
+            raise LogClosedError(self._failure.message, hint=self._failure.hint, temporary=self._failure.temporary)
+        if self._closing:
+            raise LogClosedError("the store is closed.")
+
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until another batch may be offered; return False if there was no room in time."""
         with self._condition:
@@ -118,10 +129,7 @@ class Committer:
             LogClosedError: the log failed or the store is closing.
         """
         with self._condition:
-            if self._failure is not None:
-                raise LogClosedError(self._failure.message, hint=self._failure.hint, temporary=self._failure.temporary)
-            if self._closing:
-                raise LogClosedError("the store is closed.")
+            self.check()
             self._queue.extend(items)
             self._bytes += sum(i.record.payload.size for i in items)
             self._condition.notify_all()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from urllib.parse import unquote
 
 from deltalake import DeltaTable, Schema
 
-from tickflight_server.store.files import sync_file, sync_folder
+from tickflight_server.errors import StorageError
+from tickflight_server.store.files import sync_file, sync_folder, write_all
 
 FOLDER = "_delta_log"
 _VERSION = re.compile(r"(\d{20})\.json")
@@ -40,6 +42,13 @@ def set_torn_aside(table: Path) -> int | None:
     kept = version_files(table)
     if not kept:
         return None
+    for version, path in kept[:-1]:
+        if path.stat().st_size == 0:
+            # delta-rs would take it for a version without changes
+            raise StorageError(
+                f"version {version} of table {table.name} is empty: {path.name}.",
+                hint="Keep a copy of the folder, then run `tickflight-server check --repair`.",
+            )
     version, path = kept[-1]
     lines = path.read_bytes().splitlines()
     try:
@@ -51,6 +60,39 @@ def set_torn_aside(table: Path) -> int | None:
     path.rename(path.with_suffix(".json.torn"))
     sync_folder(path.parent)
     return version
+
+
+def set_torn_checkpoints_aside(table: Path) -> list[str]:
+    """Take checkpoints out of the log that were cut off while they were written; return their names.
+
+    The versions that they stand for are still there: they are only deleted behind a checkpoint that is on disk.
+    """
+    folder = table / FOLDER
+    torn = [p for p in folder.glob("*.checkpoint.parquet") if not _is_parquet(p)]
+    pointer = folder / "_last_checkpoint"
+    if pointer.exists():
+        try:
+            named = folder / f"{json.loads(pointer.read_bytes())['version']:020d}.checkpoint.parquet"
+        except (ValueError, KeyError, TypeError):
+            torn.append(pointer)
+        else:
+            torn += [pointer] if named in torn or not named.exists() else []
+    for path in torn:
+        path.rename(path.with_name(path.name + ".torn"))
+    if torn:
+        sync_folder(folder)
+    return [p.name for p in torn]
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < 12:
+            return False
+        file.seek(size - 8)
+        length, magic = struct.unpack("<I4s", file.read())
+        file.seek(0)
+        return magic == b"PAR1" and length + 12 <= size and file.read(4) == b"PAR1"
 
 
 def _is_cut(lines: list[bytes]) -> bool:
@@ -70,7 +112,8 @@ def sync_version(table: Path, version: int) -> None:
     if (checkpoint := folder / f"{name}.checkpoint.parquet").exists():
         # whoever opens the table next starts from it
         sync_file(checkpoint)
-        sync_file(folder / "_last_checkpoint")
+        if (pointer := folder / "_last_checkpoint").exists():
+            sync_file(pointer)
     sync_folder(folder)
     sync_folder(table)
     sync_folder(table.parent)
@@ -103,7 +146,7 @@ def write_metadata(table: Path, delta: DeltaTable, schema: Schema, configuration
     aside.unlink(missing_ok=True)
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(fd, text.encode())
+        write_all(fd, text.encode())
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -27,6 +27,13 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of ``data``: a disk that is nearly full takes a part of it without an error."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def make_folder(folder: Path) -> None:
     """Make ``folder`` and what is missing above it, private to their owner, their names durable."""
     if folder.is_dir():

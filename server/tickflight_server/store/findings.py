@@ -50,6 +50,7 @@ KINDS: Mapping[str, Kind] = {
     "part.removed": Kind("note", "Nothing: vacuum deletes it when nobody can need it."),
     "part.expired": Kind("note", "Nothing: vacuum deletes it."),
     "rows.twice": Kind("error", "`tickflight-server check --repair` keeps the first of each."),
+    "rows.skipped": Kind("error", "`tickflight-server check --repair` puts them in parts."),
     "rows.missing": Kind("error", "Restore the folder from a backup, or live without them: nothing here has them."),
     "rows.lost_before": Kind("note", "Nothing: an earlier repair said so."),
     "rows.expired": Kind("note", "Nothing: retention leaves such holes."),

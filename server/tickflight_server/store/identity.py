@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tickflight_server.errors import ConfigError, FolderInUseError
 from tickflight_server.paths import Layout
-from tickflight_server.store.files import make_folder, sync_folder
+from tickflight_server.store.files import make_folder, sync_folder, write_all
 
 
 class FolderLock:
@@ -92,7 +92,7 @@ def _make_writer(path: Path) -> None:
     temporary.unlink(missing_ok=True)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(fd, f"{uuid.uuid4()}\n".encode())
+        write_all(fd, f"{uuid.uuid4()}\n".encode())
         os.fsync(fd)
     finally:
         os.close(fd)

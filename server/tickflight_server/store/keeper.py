@@ -261,6 +261,8 @@ class Keeper:
                 except OSError as error:
                     raise StorageError(f"cannot clear up table {name}: {error.strerror or error}.") from None
                 gone += [f"{name}/{path}" for path in found]
+                if not dry_run:
+                    table.clean_log()
         if gone and not dry_run:
             self._metrics.add("files_vacuumed", len(gone))
             LOG.info("vacuum.done", files=len(gone))

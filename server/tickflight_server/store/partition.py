@@ -23,7 +23,7 @@ import xxhash
 
 from tickflight_server.errors import StorageError
 from tickflight_server.paths import parse_part_file_name, part_file_name, partition_folder
-from tickflight_server.store.files import make_folders, sync_file, sync_folder
+from tickflight_server.store.files import make_folders, sync_file, sync_folder, write_all
 from tickflight_server.store.key_parts import key_metadata
 
 DAY_US = 86_400_000_000
@@ -241,9 +241,7 @@ def _write_file(path: Path, data: pa.Buffer) -> None:
         return
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, memoryview(data))
         os.fsync(fd)
     finally:
         os.close(fd)

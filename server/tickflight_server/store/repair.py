@@ -7,6 +7,7 @@ two of them can be run again. Nothing is deleted. The page is proto-notes/repair
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -25,7 +26,7 @@ from tickflight_server.store.files import make_folder, sync_folder
 from tickflight_server.store.log_scan import FileScan, read_log
 from tickflight_server.store.record import AppendRecord
 from tickflight_server.store.repair_log import Fragments
-from tickflight_server.store.repair_report import DONE, DamagedLog, RepairReport, earlier_reports, unfinished
+from tickflight_server.store.repair_report import DONE, REPORT, DamagedLog, RepairReport, earlier_reports, unfinished
 from tickflight_server.store.repair_table import TableRepair
 from tickflight_server.store.seqset import Range, SeqSet
 from tickflight_server.store.tier import file_checksum
@@ -34,6 +35,7 @@ from tickflight_server.store.version_scan import HINT, marks_of, probe
 LOG = structlog.get_logger(__name__)
 SUPERSEDED = "superseded"  # a repair that was killed, and that a later one ended
 REJECTED = "rejected"
+_STAGE, _PROBE = "prepared", "probe"  # folders of a repair's own, gone when it is done
 Step = Callable[[], None]
 
 
@@ -77,6 +79,9 @@ class Repair:
         """Find out what to do and write what will be needed; until ``steps`` nobody sees any of it."""
         checker = self._checker
         found = checker.run()
+        for place in self._layout.damaged.glob("*"):
+            if not (place / REPORT).exists():
+                _clear(place)  # of a repair that was killed before it changed anything
         self._restore_writer()
         self._old = unfinished(self._layout)
         if refused := [f for f in found.findings if f.kind == "version.refused"]:
@@ -117,9 +122,8 @@ class Repair:
         """Read the newest version of a table that can be read, and note which files stand in its way."""
         checker = self._checker
         scan = checker.tables[name]
-        place = self._place / "probe" / name
-        version = probe(scan.folder, scan.versions, place)
-        checker.load(scan, place)
+        place = self._place / _PROBE / name
+        version = probe(scan.folder, scan.versions, place, lambda folder: checker.load(scan, folder))
         assert scan.version == version
         checker.scan_table(scan)
         folder = scan.folder / FOLDER
@@ -155,6 +159,8 @@ class Repair:
             log_last=checker.log.last_seq(name),
             holes=self._known_holes(name, scan.version),
             expired_us=checker.expired_us(scan),
+            stage=self._place / _STAGE / name,
+            ignored=[p for _, r in self._old for p in r.get("tables", {}).get(name, {}).get("parts_written", [])],
         )
 
     def _known_holes(self, name: str, version: int) -> list[Range]:
@@ -228,9 +234,10 @@ class Repair:
     def _tell(self, files: list[FileScan]) -> None:
         for name, repair in self._repairs.items():
             repair.loss.marks = repair.mark_names()
+            repair.loss.parts_written = repair.written
             self.report.tables[name] = repair.loss
         moves = [*(f.path for f in files), *(p for paths in self._versions.values() for p in paths)]
-        moves += [r.scan.folder / p for r in self._repairs.values() for p in r.set_aside]
+        moves += [r.scan.folder / p for r in self._repairs.values() for p in r.to_set_aside()]
         self.report.set_aside = [str(p.relative_to(self._layout.root)) for p in moves]
         self._take_over()
 
@@ -257,7 +264,8 @@ class Repair:
         lost = any(r.loss.rows_lost or r.set_aside for r in self._repairs.values())
         if not (changed or lost or self._aside or self._versions or self._old or self.report.notes):
             self.report.notes.append("there was nothing to repair")
-            shutil.rmtree(self._place, ignore_errors=True)
+            self.report.state = DONE
+            _clear(self._place)
             return
         yield lambda: self.report.write(self._place)
         for paths in self._versions.values():
@@ -267,7 +275,7 @@ class Repair:
         for name in sorted(changed, key=lambda n: n != REJECTED):
             yield self._repairs[name].commit
         for repair in self._repairs.values():
-            for relative in repair.set_aside:
+            for relative in repair.to_set_aside():
                 yield self._move(repair.scan.folder / relative)
         for path in self._aside:
             yield self._move(path)
@@ -286,12 +294,21 @@ class Repair:
         return move
 
     def _finish(self) -> None:
-        shutil.rmtree(self._place / "probe", ignore_errors=True)
+        for place in (self._place, *(path.parent for path, _ in self._old)):
+            _clear(place)
         self.report.state = DONE
         self.report.write(self._place)
         for path, old in self._old:
             RepairReport.rewrite(path, old | {"state": SUPERSEDED, "ended_by": self._place.name})
         LOG.info("repair.done", rows_lost=self.report.rows_lost, folder=str(self._place))
+
+
+def _clear(place: Path) -> None:
+    """Remove what a repair needed only while it worked."""
+    for name in (_STAGE, _PROBE):
+        shutil.rmtree(place / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        place.rmdir()
 
 
 def _new_folder(damaged: Path) -> Path:

@@ -31,7 +31,7 @@ class LostPart:
     day: str
     why: str
     rows: int
-    rows_from_log: int
+    rows_found: int
     rows_lost: int
     first_seq: int
     last_seq: int
@@ -42,13 +42,15 @@ class TableLoss:
     """What a repair did to one table.
 
     ``holes`` are the ranges of ``seq`` that no row has any more, ``rows_lost`` how many rows were lost in all, those in
-    ``rejected`` included. ``marks`` are the application transactions that it records.
+    ``rejected`` included. ``parts_written`` are new; ``parts_written_anew`` could be read and were not what the catalog
+    said. ``marks`` are the application transactions that it records.
     """
 
     rows_lost: int = 0
     holes: list[Range] = field(default_factory=list)
     parts_lost: list[LostPart] = field(default_factory=list)
     parts_taken_in: list[str] = field(default_factory=list)
+    parts_written: list[str] = field(default_factory=list)
     parts_written_anew: list[str] = field(default_factory=list)
     rows_from_log: int = 0
     rows_twice: int = 0

@@ -6,6 +6,9 @@ be read is in exactly one live part, ``flushed_seq`` is behind all of them, and 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import numpy as np
@@ -15,9 +18,10 @@ import pyarrow.parquet as pq
 
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.store.catalog import TableCatalog
-from tickflight_server.store.check import TableScan, decode
+from tickflight_server.store.check import TableScan, decode, kept_rows, uncovered
 from tickflight_server.store.check_files import judge_unlisted
 from tickflight_server.store.evolution import adapt
+from tickflight_server.store.files import make_folder, make_folders, sync_folder
 from tickflight_server.store.part_scan import Unlisted, read_columns, read_seq
 from tickflight_server.store.partition import Part, PartOptions, PartWriter, partition_rows
 from tickflight_server.store.parts import Ints
@@ -37,6 +41,8 @@ class TableRepair:
         log_last: the highest ``seq`` of the log's records.
         holes: ranges that earlier repairs found lost.
         expired_us: rows of before this time (µs since 1970) are not kept, 0 if all are.
+        stage: folder where new parts lie until the commit.
+        ignored: unlisted parts that a repair which was killed had written.
     """
 
     def __init__(
@@ -49,6 +55,8 @@ class TableRepair:
         log_last: int,
         holes: list[Range],
         expired_us: int,
+        stage: Path,
+        ignored: Collection[str] = (),
     ) -> None:
         self.scan = scan
         self.name = scan.schema.name
@@ -56,6 +64,8 @@ class TableRepair:
         self._writer = writer
         self._memory = scan.schema.arrow(settings.numeric_type, memory=True)
         self._stored = scan.schema.arrow(settings.numeric_type)
+        self._stage = stage
+        self._ignored = ignored
         self._log_rows = log_rows
         self._earlier = holes
         self._expired_us = expired_us
@@ -65,14 +75,25 @@ class TableRepair:
         kept = np.ones(len(scan.index), dtype=bool)
         kept[self._removed] = False
         self._kept = scan.index.chosen(kept)
-        self._added: list[Part] = []
+        self._names_cover = self._kept.covered()
+        self._added: list[Part] = []  # taken in where they lie
+        self._written: list[Part] = []  # in the stage
         self._waiting: list[pa.Table] = []
+        self._waiting_bytes = 0
         self._keys = scan.index.keys
-        self._recovered: dict[int, int] = dict.fromkeys(scan.lost, 0)
-        self.flushed = max(scan.target, log_last)
+        self._recovered: dict[int, int] = dict.fromkeys(scan.lost, 0)  # the lost parts, and what came back of each
+        believed = [int(scan.index.last[p]) for p in range(len(scan.index)) if not self._misnamed(p)]
+        self.flushed = max([scan.flushed, log_last, *believed])
         self.producers: dict[bytes, int] = {}
         self.set_aside: list[str] = []
         self.loss = TableLoss(version_before=scan.versions.newest, version_read=scan.version)
+
+    def _misnamed(self, place: int) -> bool:
+        """Return whether the version names a part wrongly: it is missing, and under another name it is there."""
+        if place not in self._recovered or (self.scan.folder / self.scan.index.path[place]).exists():
+            return False
+        part = self.scan.index.part(place)
+        return any(u.facts is not None and replace(u.facts, path=part.path) == part for u in self.scan.unlisted)
 
     # --- gathering
 
@@ -95,7 +116,10 @@ class TableRepair:
             self.loss.rows_twice += int(len(seq) - fresh.sum())
             self._take(rows.filter(pa.array(fresh)))
         for item in sorted(self.scan.unlisted, key=lambda i: -(i.facts.rows if i.facts else 0)):
-            self._take_in(item)
+            if item.path in self._ignored:
+                self.set_aside.append(item.path)
+            else:
+                self._take_in(item)
 
     def _read(self, path: str) -> pa.Table:
         return adapt(read_columns(self.scan.folder / path), self._memory)
@@ -103,8 +127,7 @@ class TableRepair:
     def _take_in(self, item: Unlisted) -> None:
         """Take in a part that a lost version listed: as it is, or those rows that nothing else has."""
         known = self._have.copy()
-        for first, last in self._log_rows.ranges(self.scan.flushed + 1):
-            known.add_range(first, last)
+        known.add_ranges(self._log_rows.ranges(self.scan.flushed + 1))
         flushed = self.scan.flushed
         kind, _ = judge_unlisted(self.scan.folder, item, known, self.flushed, self._expired_us, flushed)
         # a name is believed: up to there rows were numbered
@@ -134,7 +157,8 @@ class TableRepair:
         scan = self.scan
         if record.last_seq > scan.flushed and record.producer:
             self.producers[record.producer] = max(record.sequence, self.producers.get(record.producer, 0))
-        if record.last_seq <= scan.flushed and not self._touches_lost(record):
+        first, last = record.first_seq, record.last_seq
+        if last <= scan.flushed and not self._touches_lost(record) and not self._have.missing(first, last):
             return
         rows = decode(record, scan.schema, self._settings)
         seq = rows.column("seq").to_numpy()
@@ -142,10 +166,10 @@ class TableRepair:
         missing = ~self._have.contains(seq)
         above = seq > scan.flushed
         in_lost = self._in_lost(keys, seq)
-        uncovered = self._kept.misses(rows)
-        chosen = missing & ((above & uncovered) | in_lost)
+        open_ = uncovered(self._names_cover, keys, seq)
+        # rows up to the flushed one are in parts, or retention removed them, or the mark of the version is wrong
+        chosen = missing & ((open_ & (above | kept_rows(rows, self._expired_us))) | in_lost)
         self._covered.add(seq[missing & ~chosen & above])
-        self._attribute(keys[chosen], seq[chosen])
         self.loss.rows_from_log += int(chosen.sum())
         self._take(rows.filter(pa.array(chosen)))
 
@@ -168,7 +192,7 @@ class TableRepair:
         return np.asarray(inside)
 
     def _attribute(self, keys: Ints, seq: Ints) -> None:
-        """Count rows that came from the log for the lost part that held them."""
+        """Count rows that were found elsewhere for the lost part that held them."""
         left = np.ones(len(seq), dtype=bool)
         for place in self._recovered:
             inside = left & self._inside(place, keys, seq)
@@ -178,13 +202,17 @@ class TableRepair:
     def _take(self, rows: pa.Table) -> None:
         if rows.num_rows == 0:
             return
-        self._have.add(rows.column("seq").to_numpy())
+        seq = rows.column("seq").to_numpy()
+        self._have.add(seq)
+        if self._recovered:
+            self._attribute(self.scan.index.row_keys(rows), seq)
         self._waiting.append(rows)
-        if sum(r.nbytes for r in self._waiting) >= _BUFFER_BYTES:
+        self._waiting_bytes += rows.nbytes
+        if self._waiting_bytes >= _BUFFER_BYTES:
             self.write()
 
     def write(self) -> None:
-        """Write the rows that wait to parts, which nobody sees before ``commit``.
+        """Write the rows that wait to parts in the stage, which nobody sees before ``commit``.
 
         Raises:
             StorageError: they cannot be written.
@@ -192,13 +220,14 @@ class TableRepair:
         if not self._waiting:
             return
         rows = partition_rows(pa.concat_tables(self._waiting))
-        self._waiting = []
+        self._waiting, self._waiting_bytes = [], 0
         options = PartOptions(self._settings.compression, self._settings.row_group_rows)
-        with PartWriter(self.scan.folder, self._stored, options) as writer:
+        make_folder(self._stage)
+        with PartWriter(self._stage, self._stored, options) as writer:
             for place, key in enumerate(rows.keys):
                 part = rows.slice(place)
                 seq = part.column("seq").to_numpy()
-                self._added.append(writer.write(key, part, int(seq.min()), int(seq.max())))
+                self._written.append(writer.write(key, part, int(seq.min()), int(seq.max())))
 
     # --- settling what is lost
 
@@ -235,7 +264,7 @@ class TableRepair:
         """Return how many rows of a lost part came back in unlisted parts, such as the one it was merged into."""
         rows = 0
         for other in self._added:
-            if other.path in self.loss.parts_taken_in and other.key == part.key:
+            if other.key == part.key:
                 seq = read_seq(self.scan.folder / other.path)
                 rows += int(((seq >= part.min_seq) & (seq <= part.max_seq)).sum())
         return rows
@@ -243,10 +272,8 @@ class TableRepair:
     def _settle_holes(self) -> None:
         """Find the rows that are nowhere any more; those that retention removed are no loss."""
         known = self._have.copy()
-        for first, last in self._covered.ranges():
-            known.add_range(first, last)
-        for first, last in [*self._earlier, *self.scan.remote_ranges()]:
-            known.add_range(first, last)
+        known.update(self._covered)
+        known.add_ranges([*self._earlier, *self.scan.remote_ranges()])
         loss, flushed = self.loss, self.scan.flushed
         above = known.missing(flushed + 1, self.flushed)
         if not self._expired_us:
@@ -255,8 +282,7 @@ class TableRepair:
             return
         lost = SeqSet(above)
         for part in loss.parts_lost:
-            for first, last in known.missing(part.first_seq, part.last_seq) if part.rows_lost else ():
-                lost.add_range(first, last)
+            lost.add_ranges(known.missing(part.first_seq, part.last_seq) if part.rows_lost else ())
         loss.holes = list(lost.ranges())
         inside = SeqSet(above)
         loss.rows_lost = count(above)
@@ -272,10 +298,18 @@ class TableRepair:
 
     # --- the commit
 
+    def to_set_aside(self) -> list[str]:
+        """Return the parts to set aside after the commit: those that it does not list."""
+        # what a repair that was killed had written may be written again, under the same name
+        added = {part.path for part in [*self._added, *self._written]}
+        return [path for path in dict.fromkeys(self.set_aside) if path not in added]
+
     @property
     def changes(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self._removed or self._added or self.flushed > self.scan.flushed or self._new_marks())
+        return bool(
+            self._removed or self._added or self._written or self.flushed > self.scan.flushed or self._new_marks()
+        )
 
     def _new_marks(self) -> dict[bytes, int]:
         known = self.scan.catalog.producer_sequence if self.scan.catalog is not None else lambda _: 0
@@ -296,4 +330,20 @@ class TableRepair:
         catalog = TableCatalog(self.scan.folder, self.scan.schema, self._writer, *options)
         catalog.load()
         removed = [self.scan.index.part(p) for p in self._removed]
-        catalog.rebuild(removed, self._added, self.flushed, self._new_marks())
+        self._unstage()
+        catalog.rebuild(removed, [*self._added, *self._written], self.flushed, self._new_marks())
+
+    def _unstage(self) -> None:
+        """Move the new parts to where they belong; they are on disk there when this returns."""
+        touched: set[Path] = set()
+        for part in self._written:
+            target = self.scan.folder / part.path
+            touched.update(make_folders(target.parent, self.scan.folder))
+            (self._stage / part.path).rename(target)
+        for folder in sorted(touched, reverse=True):
+            sync_folder(folder)
+
+    @property
+    def written(self) -> list[str]:
+        """The new parts."""
+        return [part.path for part in self._written]

@@ -16,6 +16,7 @@ from tickflight_server.store.parts import Ints
 Range = tuple[int, int]
 _BITS = 16
 _SIZE = 1 << _BITS
+_AT_ONCE = 4096  # short ranges, of a chunk's length at most
 _FULL = np.ones(_SIZE, dtype=bool)
 Mask = npt.NDArray[np.bool_]
 
@@ -25,8 +26,7 @@ class SeqSet:
 
     def __init__(self, ranges: Iterable[Range] = ()) -> None:
         self._chunks: dict[int, npt.NDArray[np.uint8] | None] = {}  # bits, None for all of them
-        for first, last in ranges:
-            self.add_range(first, last)
+        self.add_ranges(ranges)
 
     def copy(self) -> SeqSet:
         """Return a set of its own with the same rows."""
@@ -63,6 +63,31 @@ class SeqSet:
             mask[max(0, first - start) : last - start + 1] = True
             self._put(chunk, mask)
 
+    def add_ranges(self, ranges: Iterable[Range]) -> None:
+        """Add all of ``ranges``; many short ones cost little more than their rows."""
+        short: list[Range] = []
+        for first, last in ranges:
+            if last - first >= _SIZE:
+                self.add_range(first, last)
+            elif last >= first:
+                short.append((first, last))
+            if len(short) >= _AT_ONCE:
+                self._add_short(short)
+                short = []
+        if short:
+            self._add_short(short)
+
+    def _add_short(self, ranges: list[Range]) -> None:
+        bounds = np.array(ranges, dtype=np.int64)
+        lengths = bounds[:, 1] - bounds[:, 0] + 1
+        before = np.cumsum(lengths) - lengths
+        self.add(np.arange(int(lengths.sum())) + np.repeat(bounds[:, 0] - before, lengths))
+
+    def update(self, other: SeqSet) -> None:
+        """Add all rows of ``other``."""
+        for chunk in other._chunks:
+            self._put(chunk, self._get(chunk) | other._get(chunk))
+
     def contains(self, seq: Ints) -> Mask:
         """Return which of ``seq``, in any order, are in the set."""
         seq = np.asarray(seq, dtype=np.int64)
@@ -85,13 +110,17 @@ class SeqSet:
             found.append((place, last))
         return found
 
+    def _between(self, first: int, last: int | None) -> list[int]:
+        low, high = first >> _BITS, None if last is None else last >> _BITS
+        if high is not None and high - low < len(self._chunks):
+            return [chunk for chunk in range(low, high + 1) if chunk in self._chunks]
+        return sorted(c for c in self._chunks if c >= low and (high is None or c <= high))
+
     def ranges(self, first: int = 0, last: int | None = None) -> Iterator[Range]:
         """Yield the ranges of the set that lie from ``first`` to ``last``, in order."""
         pending: Range | None = None
-        for chunk in sorted(self._chunks):
+        for chunk in self._between(first, last):
             start = chunk << _BITS
-            if start + _SIZE <= first or (last is not None and start > last):
-                continue
             for low, high in _runs(self._get(chunk), start):
                 low, high = max(low, first), high if last is None else min(high, last)
                 if low > high:

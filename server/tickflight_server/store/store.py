@@ -116,7 +116,7 @@ class Store:
         cache = None
         if self._tier is not None and tier is not None:
             cache = PartCache(self._layout.cache, self._tier, tier.cache_mb * MIB, tier.fetches_max)
-        checker = PartChecker(self.health, self.metrics, settings.verify_parts)
+        checker = PartChecker(self._layout.root, self.health, self.metrics, settings.verify_parts)
         self._access = PartAccess(self._layout.root, checker, cache, self.health)
         self.keeper = Keeper(
             self._tables,
@@ -269,6 +269,7 @@ class Store:
         self._check_size(payloads)
         results: list[_Taken] = []
         with self._append_lock:
+            self._committer.check()  # what is known already must not be acknowledged by a log that has failed
             items: list[Pending] = []
             for (where, rows, who), payload in zip(work, payloads, strict=True):
                 results.append(self._enqueue(where, rows, who, sequence, payload, items))

@@ -84,6 +84,7 @@ class Table:
 
     def load(self) -> int:
         """Read the newest table version; return the flushed ``seq``, from which on the log is to be replayed."""
+        self.catalog.mend()
         index, flushed = self.catalog.load()
         target = max([flushed, *index.last.tolist()])
         self._state = TableState(
@@ -403,6 +404,15 @@ class Table:
                 parts = kept.extended(added)
                 self._state = replace(self._state, parts=parts, version=self.catalog.version)
         return True
+
+    def clean_log(self) -> None:
+        """Delete the table versions that are not kept any more.
+
+        Raises:
+            StorageError: a file cannot be deleted.
+        """
+        with self._commit_lock:
+            self.catalog.clean_log()
 
     # --- releasing memory
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from urllib.parse import unquote
 from uuid import UUID
 
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
+from tickflight_server.errors import StorageError
 from tickflight_server.store.delta_log import FOLDER, version_files
 from tickflight_server.store.files import make_folder
 from tickflight_server.store.part_scan import first_line
@@ -147,11 +146,14 @@ def removed_parts(found: VersionFiles, upto: int) -> set[str]:
     }
 
 
-def probe(table: Path, found: VersionFiles, place: Path) -> int:
-    """Make at ``place`` a table of hard links that reads as the newest readable version; return it, -1 without one.
+def probe(table: Path, found: VersionFiles, place: Path, load: Callable[[Path], None]) -> int:
+    """Make at ``place`` a table of hard links that ``load`` can read, as new as can be; return its version.
+
+    Without one, ``load`` is given an empty folder, and -1 returned.
 
     Raises:
         OSError: the links cannot be made.
+        StorageError: ``load`` refuses even an empty folder.
     """
     for version, checkpoint in found.candidates():
         shutil.rmtree(place, ignore_errors=True)
@@ -162,10 +164,13 @@ def probe(table: Path, found: VersionFiles, place: Path) -> int:
         for number, path in version_files(table):
             if checkpoint <= number <= version:  # of the checkpoint's own version only the name is needed
                 os.link(path, folder / path.name)
-        try:
-            if DeltaTable(str(place)).version() == version:
-                return version
-        except (DeltaError, OSError):
-            continue
+        for newest in range(version, max(0, checkpoint) - 1, -1):
+            try:
+                load(place)
+            except StorageError:
+                (folder / f"{newest:020d}.json").unlink(missing_ok=True)
+                continue
+            return newest
     shutil.rmtree(place, ignore_errors=True)
+    load(place)
     return -1

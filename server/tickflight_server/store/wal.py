@@ -7,7 +7,6 @@ offset. After a failed write or sync nothing is accepted any more.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import structlog
 
 from tickflight_server.errors import LogClosedError, LogCorruptError, StorageError
 from tickflight_server.paths import log_file_name, parse_log_file_name
-from tickflight_server.store.files import make_folder, sync_file, sync_folder
+from tickflight_server.store.files import make_folder, sync_file, sync_folder, write_all
 from tickflight_server.store.record import (
     ALIGN,
     FILE_HEADER,
@@ -70,7 +69,12 @@ class WriteAheadLog:
         self._failure: str | None = None
         self._closed = False
         self.bytes_read = 0  # by recover
-        make_folder(folder)
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the folder of the log, {folder}: {error.strerror}.", hint="Mend the disk or permissions."
+            ) from None
 
     @property
     def files(self) -> tuple[LogFile, ...]:
@@ -234,8 +238,7 @@ class WriteAheadLog:
         try:
             path.unlink(missing_ok=True)  # what an attempt that failed left: never in use
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-            if os.write(fd, header) != len(header):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_all(fd, header)
             os.fsync(fd)
             sync_folder(self._folder)
         except OSError as error:

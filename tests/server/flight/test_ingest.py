@@ -151,7 +151,7 @@ def test_refused_batch_is_answered_and_the_stream_goes_on(client: flight.FlightC
 
 def test_too_large_batch_is_answered_and_the_stream_goes_on(client: flight.FlightClient, make_trades: Make) -> None:
     fat = make_trades(2).append_column("id", pa.array(["x" * 40_000_000] * 2))
-    thin = make_trades(2).append_column("id", pa.array(["x"] * 2))
+    thin = make_trades(2).append_column("id", pa.array(["x", "y"]))
     stream = Stream(client, fat.schema)
     stream.send(fat, 1)
     stream.send(thin, 2)

@@ -201,7 +201,9 @@ def test_plan_that_is_run_again_opens_anew(filled: Store, engine: Engine, make_t
         with engine.execute(plan) as execution:
             counts += execution.reader.read_all()["c"].to_pylist()
             assert count(execution.opened) == (0, len(counts) - 1)
-        filled.append("trades", make_trades(5, "NEW-USDT")).result()
+        rows = make_trades(5, "NEW-USDT")
+        ids = pa.array([f"{len(counts)}-{i}" for i in range(5)])
+        filled.append("trades", rows.set_column(rows.schema.get_field_index("id"), "id", ids)).result()
     assert counts == [0, 5, 10]
 
 

@@ -130,7 +130,7 @@ def test_it_compacts_retains_and_vacuums_by_itself(
     open_store: Any, put_parts: Any, wait_for: Any, rows_of: Any, monkeypatch: pytest.MonkeyPatch, clock: Any
 ) -> None:
     monkeypatch.setattr(keeper_module, "_TICK_S", 0.01)
-    store = open_store(clock=clock, compact_parts_min=2, compact_share=1, keep_interval_seconds=0.01)
+    store = open_store(clock=clock, compact_parts_min=2, compact_share=1, vacuum_hours=24, keep_interval_seconds=0.01)
     put_parts(store, 4)
     wait_for(lambda: len(store.tables["trades"].state.parts) == 1, "a compaction")
     clock.ahead_s = 25 * 3_600
@@ -199,9 +199,8 @@ def test_a_damaged_part_does_not_stop_the_rest(
     path = store.root / "trades" / store.tables["trades"].state.parts.path[0]
     path.write_bytes(path.read_bytes()[:100])
     store.keeper._behind = lambda: False
-    wait_for(lambda: len(store.tables["liquidations"].state.parts) == 0, "retention")
-    assert store.metrics.read()["compaction_failures"] >= 1
-    assert "compaction" in {c.component for c in store.health.conditions() if c.state == "degraded"}
+    wait_for(lambda: store.metrics.read().get("compaction_failures", 0) >= 3, "some rounds")
+    assert len(store.tables["liquidations"].state.parts) == 0
 
 
 def test_closing_ends_it_between_two_jobs(open_store: Any, put_parts: Any, rows_of: Any) -> None:

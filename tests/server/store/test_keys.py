@@ -155,9 +155,11 @@ class Lake:
         self.add_again(starts[-kept] - 1 if 0 < kept <= len(starts) else self.flushed_seq)
 
     def add_again(self, after: int) -> None:
-        for first, batch in self.ring:
-            if first > after:
-                self.index.add(batch, first)
+        batches = [batch for first, batch in self.ring if first > after]
+        last = max((first + batch.num_rows - 1 for first, batch in self.ring), default=self.flushed_seq)
+        if batches:
+            (rows,) = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
+            self.index.restore(rows, max(last, self.flushed_seq))
         self.released_seq = self.flushed_seq
 
 
@@ -313,7 +315,7 @@ def test_duplicates_are_counted(lake: Lake) -> None:
 def test_an_empty_batch_is_all_new(lake: Lake) -> None:
     empty = trades("1").slice(0, 0)
     assert lake.index.fresh(empty, 1) is None
-    lake.index.add(empty, 1)
+    lake.index.restore(empty, 1)
 
 
 def test_a_late_row_of_an_old_day_is_known_after_the_day_was_forgotten(

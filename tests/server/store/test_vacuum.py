@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,13 @@ def test_folders_that_became_empty_go(open_store: Any, put_parts: Any, clock: An
     assert store.keeper.retain() == 2
     clock.ahead_s = 25 * HOUR_S
     assert len(store.keeper.vacuum()) == 2
-    folders = [p for p in (store.root / "trades").rglob("*=*") if p.is_dir()]
-    assert len(folders) == 5, "a flush may be about to write there"
-    for path in sorted(folders, reverse=True):
-        os.utime(path, (0, 0))
-        store.keeper.vacuum()
+    assert files(store) == []
+    for folder in (store.root / "trades").rglob("*=*"):
+        os.utime(folder, (1, 1))  # not just made for a file that is being written
+    store.keeper.vacuum()
+    for folder in (store.root / "trades").rglob("*=*"):
+        os.utime(folder, (1, 1))  # those whose last folder went a moment ago
+    store.keeper.vacuum()
     assert [p.name for p in (store.root / "trades").iterdir()] == ["_delta_log"]
     put_parts(store, 1)
     assert len(files(store)) == 1
@@ -141,7 +144,7 @@ def test_nothing_is_deleted_while_a_live_part_is_missing(compacted: Any) -> None
     (live,) = compacted.tables["trades"].state.parts.path
     (compacted.root / "trades" / live).unlink()
     assert missing_parts(compacted.root / "trades", {live}) == [live]
-    with pytest.raises(StorageError, match=r"1 live parts of table trades are missing.*nothing is deleted"):
+    with pytest.raises(StorageError, match=f"1 live parts of table trades are missing, {re.escape(live)}"):
         compacted.keeper.vacuum(hours=0)
     assert len(files(compacted)) == 3
 
