@@ -94,7 +94,9 @@ def test_a_damaged_part_is_refused_by_name_until_it_is_restored(
     elif damage == "a folder":
         path.mkdir()
     for _ in range(2):
-        with pytest.raises(StorageError, match=rf"part {path.name} of table trades cannot be read: ({says})") as caught:
+        with pytest.raises(
+            StorageError, match=rf"part trades/\S*/{path.name} of table trades cannot be read: ({says})"
+        ) as caught:
             open_all(stored)
         assert "check" in (caught.value.hint or "")
     state, detail = parts_condition(stored)
@@ -129,7 +131,7 @@ def test_without_verification_only_presence_and_size_are_looked_at(open_store: A
 
 
 def test_many_parts_are_checked_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checker = PartChecker(Health(SystemClock()), Metrics(), "first_use")
+    checker = PartChecker(tmp_path, Health(SystemClock()), Metrics(), "first_use")
     paths = []
     for i in range(40):
         data = bytes([i]) * 1_000
@@ -152,7 +154,7 @@ def make(path: Path, data: bytes) -> Path:
 
 def test_a_name_without_a_checksum_is_not_compared(tmp_path: Path) -> None:
     path = make(tmp_path / part_file_name(1, 2, "01234567"), b"of an older version")
-    checker = PartChecker(Health(SystemClock()), Metrics(), "first_use")
+    checker = PartChecker(tmp_path, Health(SystemClock()), Metrics(), "first_use")
     checker.check("trades", [(path, 19)])
     checker.close()
 
@@ -206,7 +208,7 @@ def test_a_flipped_bit_of_the_log_is_refused_by_name_or_changes_no_acknowledged_
     whole = path.read_bytes()
     rng = random.Random(7)
     refused = same = cut = 0
-    for _ in range(FLIPS):
+    for _ in range(FLIPS // 2):
         bit = rng.randrange(len(whole) * 8)
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -224,5 +226,5 @@ def test_a_flipped_bit_of_the_log_is_refused_by_name_or_changes_no_acknowledged_
         for newer in path.parent.iterdir():
             if newer != path:
                 newer.unlink()
-    assert refused > FLIPS // 2
-    assert same + cut + refused == FLIPS
+    assert refused > FLIPS // 4
+    assert same + cut + refused == FLIPS // 2

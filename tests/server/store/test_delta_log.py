@@ -83,7 +83,6 @@ def test_metadata_is_a_version_of_its_own_and_keeps_the_rest(table: tuple[TableC
     assert DeltaTable(str(folder)).version() == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a write that was cut short is not noticed")
 def test_metadata_cut_short_by_a_full_disk_is_no_version(
     table: tuple[TableCatalog, list[Part], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
