@@ -110,6 +110,8 @@ class Table:
                 f"the log lacks rows {self.next_seq} to {record.first_seq - 1} of table {self.schema.name}.",
                 hint="A log file or a table version is missing: restore the folder from a backup.",
             )
+        if record.last_seq < self.next_seq:
+            return 0  # written once more by a start that was stopped before it cut the first one off
         try:
             batch = adapt(record.batch(), self.schema.arrow_input(self._options.numeric, memory=True))
         except pa.ArrowException as error:
