@@ -2,7 +2,7 @@
 
 The rule of this file: an acknowledged record is never lost and a damaged one is never believed. A torn tail is the
 end of the log; damage before a place that was known to be durable is corruption and is reported with file and
-offset. After a failed write or sync nothing is accepted any more.
+offset. After a failed write or sync nothing is accepted until ``reopen``, and what the failure left is not believed.
 """
 
 from __future__ import annotations
