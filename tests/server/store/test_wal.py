@@ -254,6 +254,41 @@ def test_after_a_failed_sync_nothing_is_accepted(tmp_path: Path, monkeypatch: py
     assert [r.first_seq for r in found] in ([1], [1, 2])
 
 
+def test_a_log_that_failed_goes_on_in_a_new_file_without_what_was_not_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, _ = open_log(tmp_path)
+    log.append([make_record(1)])
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(LogClosedError, match="Input/output error") as caught:
+            log.append([make_record(2)])
+        assert caught.value.temporary
+    assert (tmp_path / log_file_name(1)).stat().st_size > log.size_bytes
+    for name in ("ftruncate", "fsync", "open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, fail)
+            with pytest.raises(LogClosedError, match="Input/output error"):
+                log.reopen()
+        with pytest.raises(LogClosedError):
+            log.append([make_record(2)])
+    log.reopen()
+    assert [f.number for f in log.files] == [1, 2]
+    assert log.size_bytes == sum(p.stat().st_size for p in tmp_path.iterdir())
+    log.append([make_record(2, size=7)])
+    assert log.release({"trades": 1}) == 1
+    log.close()
+    with pytest.raises(LogClosedError, match="closed"):
+        log.reopen()
+    log, found = open_log(tmp_path)
+    log.close()
+    assert found == [make_record(2, size=7)]
+
+
 def test_a_write_cut_short_by_a_full_disk_leaves_the_acknowledged_records(tmp_path: Path) -> None:
     log, _ = open_log(tmp_path)
     log.append([make_record(1)])
