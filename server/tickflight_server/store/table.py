@@ -62,7 +62,7 @@ class Table:
         self.part_schema = schema.arrow(options.numeric)
         self.catalog = TableCatalog(folder, schema, writer, options.numeric, options.keep_hours)
         self._lock = threading.Lock()
-        self._commit_lock = threading.Lock()  # one commit to the table at a time
+        self._commit_lock = threading.RLock()  # one commit to the table at a time
         self._state = TableState()
         self._waiting = Waiting(self._memory_schema)  # rows up to the state's target that are in no part
         self._bound_times: dict[int, float] = {}
