@@ -104,7 +104,7 @@ def simulate(folder: Path) -> Iterator[Day]:
     clock = SimulatedClock()
     # versions and removed files are kept for a minute of real time, which is about a simulated day
     quick = settings(folder, wal_commit_interval_ms=0, vacuum_hours=1 / 60)
-    with Store(quick, clock) as store:
+    with Store(quick, clock, background=False) as store:
         engine = Engine(store, QuerySettings(), clock=clock)
         chance = np.random.default_rng(1)
         weights = 1 / np.arange(1, SYMBOLS + 1)

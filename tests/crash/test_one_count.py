@@ -144,5 +144,6 @@ def test_every_answer_counts_each_row_once(tmp_path: Path, campaign: Any, counts
 
 
 def _happened(client: Any) -> bool:
-    rows = client.sql("FROM system.metrics WHERE name IN ('parts_moved', 'rows_expired', 'parts_compacted')").arrow()
-    return int(rows.num_rows) == 3
+    sql = "FROM system.metrics WHERE name IN ('parts_moved', 'rows_expired', 'parts_compacted', 'files_vacuumed')"
+    rows = client.sql(sql).arrow()
+    return int(rows.num_rows) == 4

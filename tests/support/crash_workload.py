@@ -184,10 +184,14 @@ SESSIONS: tuple[tuple[Step, ...], ...] = (
         *(("append", 3), ("big", 4), ("burst", 4)),
         *(Kill(Kind.LINK, "*/_delta_log/*", 3, Action.KILL_AFTER), ("flush", 0), ("append", 3), ("flush", 0)),
     ),
-    (("append", 5), ("reopen_unflushed", 0), ("resend", 10), ("burst", 8), ("flush_often", 23), ("compact", 0))
-    + (("vacuum", 0), ("flush_some", 0), ("reopen", 0)),
-    (("resend", 40), ("append", 3), ("big", 4), ("append", 2), ("flush_some", 0), ("append", 3), ("compact", 0))
-    + (("vacuum", 0), ("append", 2), ("close", 0)),
+    (
+        *(("append", 5), ("reopen_unflushed", 0), ("resend", 10), ("burst", 8), ("flush_often", 23)),
+        *(("compact", 0), ("vacuum", 0), ("flush_some", 0), ("reopen", 0)),
+    ),
+    (
+        *(("resend", 40), ("append", 3), ("big", 4), ("append", 2), ("flush_some", 0), ("append", 3)),
+        *(("compact", 0), ("vacuum", 0), ("append", 2), ("close", 0)),
+    ),
 )
 """The sessions of a recorded run, one process each. A kill ends its session; the steps behind it are its occasion."""
 

@@ -62,7 +62,7 @@ class Table:
         self.part_schema = schema.arrow(options.numeric)
         self.catalog = TableCatalog(folder, schema, writer, options.numeric, options.keep_hours)
         self._lock = threading.Lock()
-        self._commit_lock = threading.Lock()  # one commit to the table at a time
+        self._commit_lock = threading.RLock()  # one commit to the table at a time
         self._state = TableState()
         self._waiting = Waiting(self._memory_schema)  # rows up to the state's target that are in no part
         self._bound_times: dict[int, float] = {}
@@ -110,6 +110,8 @@ class Table:
                 f"the log lacks rows {self.next_seq} to {record.first_seq - 1} of table {self.schema.name}.",
                 hint="A log file or a table version is missing: restore the folder from a backup.",
             )
+        if record.last_seq < self.next_seq:
+            return 0  # written once more by a start that was stopped before it cut the first one off
         try:
             batch = adapt(record.batch(), self.schema.arrow_input(self._options.numeric, memory=True))
         except pa.ArrowException as error:

@@ -2,7 +2,7 @@
 
 The rule of this file: an acknowledged record is never lost and a damaged one is never believed. A torn tail is the
 end of the log; damage before a place that was known to be durable is corruption and is reported with file and
-offset. After a failed write or sync nothing is accepted any more.
+offset. After a failed write or sync nothing is accepted until ``reopen``, and what the failure left is not believed.
 """
 
 from __future__ import annotations
@@ -50,6 +50,14 @@ class LogFile:
         self.last_seq[record.table] = record.last_seq
 
 
+@dataclass(frozen=True)
+class _Doubtful:
+    """A record of the newest file, at ``offset``, that no later record says was on disk."""
+
+    offset: int
+    record: AppendRecord
+
+
 class WriteAheadLog:
     """The log of one store. One thread appends; ``release`` may be called from another.
 
@@ -69,6 +77,7 @@ class WriteAheadLog:
         self._failure: str | None = None
         self._closed = False
         self.bytes_read = 0  # by recover
+        self._doubtful: list[_Doubtful] = []
         try:
             make_folder(folder)
         except OSError as error:
@@ -114,6 +123,21 @@ class WriteAheadLog:
             # a file whose head was torn never held an acknowledged record
             self._files.pop().path.unlink()
         self._roll()
+        if self._doubtful:
+            self._write_again()
+
+    def _write_again(self) -> None:
+        """Write the records that no later one proves to have been on disk once more, then cut them off.
+
+        A sync that succeeds after one that failed says nothing: the system may have dropped what it could not write,
+        and still show it.
+        """
+        old = self._files[-2]
+        proven = self._doubtful[0].offset
+        self.append([d.record for d in self._doubtful])
+        self._doubtful = []
+        self._truncate(old.path, proven)
+        old.size = proven
 
     def _read_file(self, file: LogFile, *, last: bool) -> Iterator[AppendRecord]:
         if last:
@@ -136,11 +160,14 @@ class WriteAheadLog:
         offset = FILE_HEADER.size
         while offset < len(data):
             try:
-                record, end, _ = parse_record(data, offset)
+                record, end, durable = parse_record(data, offset)
             except BadRecordError as error:
                 self._end_of_log(file, data, offset, error, last=last)
                 break
             file.covers(record)
+            if last:
+                self._doubtful = [d for d in self._doubtful if d.offset >= durable]
+                self._doubtful.append(_Doubtful(offset, record))
             self.bytes_read += end - offset
             offset = end
             file.size = offset
@@ -158,9 +185,13 @@ class WriteAheadLog:
         if not last or later is not None:
             raise LogCorruptError(f"log file {file.path.name}, offset {offset}: {error}.", hint=_REPAIR)
         LOG.warning("log.torn_tail", file=file.path.name, offset=offset, bytes_dropped=len(data) - offset)
-        fd = os.open(file.path, os.O_WRONLY)
+        self._truncate(file.path, offset)
+
+    @staticmethod
+    def _truncate(path: Path, size: int) -> None:
+        fd = os.open(path, os.O_WRONLY)
         try:
-            os.ftruncate(fd, offset)
+            os.ftruncate(fd, size)
             os.fsync(fd)
         finally:
             os.close(fd)
