@@ -203,7 +203,7 @@ def test_plan_that_is_run_again_opens_anew(filled: Store, engine: Engine, make_t
             assert count(execution.opened) == (0, len(counts) - 1)
         rows = make_trades(5, "NEW-USDT")
         ids = pa.array([f"{len(counts)}-{i}" for i in range(5)])
-        filled.append("trades", rows.set_column(rows.schema.get_field_index("id"), "id", ids)).result()
+        filled.append("trades", rows.append_column("id", ids)).result()
     assert counts == [0, 5, 10]
 
 
