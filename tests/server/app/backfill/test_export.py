@@ -19,7 +19,7 @@ from tickflight_server.app.backfill import export
 from tickflight_server.app.backfill.asking import FolderAsker
 from tickflight_server.app.backfill.export import Request, Selection, Written, run_export
 from tickflight_server.app.backfill.run import Totals
-from tickflight_server.config import LakehouseSettings, Settings
+from tickflight_server.config import Settings
 from tickflight_server.errors import ConfigError, InputError, NotFoundError, ServerError, StatementError
 from tickflight_server.schemas import MARKET, TIMESTAMP, Column
 from tickflight_server.store import Store
@@ -45,15 +45,10 @@ def value(column: Column, numeric: str, chance: random.Random) -> Any:
     }[column.kind]
 
 
-def every_row(folder: Path, numeric: str) -> LakehouseSettings:
-    """Return settings under which ids may repeat, since the values here are few."""
-    return lake(folder, numeric).model_copy(update={"dedup": {"trades": []}})
-
-
 def fill(folder: Path, numeric: str, rows: int = 40) -> None:
     """Put rows with every kind of value into every market table."""
     chance = random.Random(3)
-    with Store(every_row(folder, numeric)) as store:
+    with Store(lake(folder, numeric)) as store:
         for name, table in MARKET.items():
             arrays = {}
             for column in table.columns[:-1]:
@@ -74,7 +69,7 @@ def fill(folder: Path, numeric: str, rows: int = 40) -> None:
 
 
 def run(folder: Path, output: Path, numeric: str = "float64", **request: Any) -> Written:
-    settings = Settings(lakehouse=every_row(folder, numeric))
+    settings = Settings(lakehouse=lake(folder, numeric))
     return run_export(Request(output, **request), lambda: FolderAsker(settings), lambda _: None)
 
 
@@ -107,14 +102,14 @@ def test_every_table_comes_back_equal(
     fill(tmp_path / "source", numeric)
     files = tmp_path / "files"
     files.mkdir()
-    source = Lent(Settings(lakehouse=every_row(tmp_path / "source", numeric)))
+    source = Lent(Settings(lakehouse=lake(tmp_path / "source", numeric)))
     for name in MARKET:
         request = Request(files / f"{name}.{ending}", name)
         assert run_export(request, lambda: source, lambda _: None).rows == 40
     assert not [p for p in files.iterdir() if p.name.startswith(".")]
     totals = imports(files, numeric=numeric)
     assert (totals.files, totals.rows, totals.rejected, totals.failed) == (len(MARKET), 40 * len(MARKET), 0, [])
-    back = Lent(Settings(lakehouse=every_row(tmp_path / "store", numeric)))
+    back = Lent(Settings(lakehouse=lake(tmp_path / "store", numeric)))
     for name in MARKET:
         query = f'SELECT * EXCLUDE (seq) FROM market."{name}" ORDER BY seq'
         assert back.rows(query) == source.rows(query), name
