@@ -109,9 +109,11 @@ def test_refused_batch_fails_alone(client: tickflight.Client, make_trades: Make)
 def test_columns_may_change_from_batch_to_batch(client: tickflight.Client, make_trades: Make) -> None:
     plain = make_trades(2)
     labels = plain.set_column(1, "symbol", plain["symbol"].dictionary_encode())
-    more = [plain.append_column("id", pa.array([f"{i}-x", f"{i}-y"])) for i in range(60)]
     with client.writer("trades") as writer:
-        futures = [writer.write((plain, labels, more[i])[i % 3]) for i in range(60)]
+        futures = []
+        for i in range(60):
+            more = plain.append_column("id", pa.array([f"x{i}", f"y{i}"]))
+            futures.append(writer.write((plain, labels, more)[i % 3]))
     assert [f.result(0).first_seq for f in futures] == list(range(1, 121, 2))
 
 

@@ -200,10 +200,9 @@ def test_plan_that_is_run_again_opens_anew(filled: Store, engine: Engine, make_t
     for _ in range(3):
         with engine.execute(plan) as execution:
             counts += execution.reader.read_all()["c"].to_pylist()
-            assert count(execution.opened) == (0, len(counts) - 1)
-        rows = make_trades(5, "NEW-USDT")
-        ids = pa.array([f"{len(counts)}-{i}" for i in range(5)])
-        filled.append("trades", rows.append_column("id", ids)).result()
+            parts, segments = count(execution.opened)
+            assert (parts, segments > 0) == (0, len(counts) > 1)
+        filled.append("trades", make_trades(5, "NEW-USDT")).result()
     assert counts == [0, 5, 10]
 
 
