@@ -142,6 +142,7 @@ class Keeper:
         added: list[Part] = []
         repeats = 0
         with self._lock:
+            table.settle()  # before anything is written that an earlier, failed commit may have listed
             state = table.state
             for job in plan(state.parts, state.ring_from, self._clock.now_us(), policy):
                 if len(added) >= _JOBS_A_COMMIT or (self._stop.is_set() and not all_of_it):
@@ -253,6 +254,7 @@ class Keeper:
         gone: list[str] = []
         for name, table in self._tables.items():
             with self._lock:
+                table.settle()
                 live = set(table.state.parts.path.tolist())
                 in_use = self._readers.paths(name)
                 try:

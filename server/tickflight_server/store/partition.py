@@ -163,7 +163,8 @@ class PartWriter:
         path = self._folder / relative
         try:
             self._touched.update(make_folders(path.parent, self._folder))
-            self._written.append(path)
+            if not path.exists():
+                self._written.append(path)
             _write_file(path, data)
         except OSError as error:
             raise _unwritable(path, error) from None

@@ -167,7 +167,7 @@ class Store:
                 LOG.warning("log.unknown_table", table=record.table, rows=record.rows)
                 continue
             if record.producer:
-                table.note_producer(record.producer, record.sequence)
+                table.note_replayed_producer(record.producer, record.sequence)
             if record.last_seq <= flushed[record.table]:
                 continue
             progress.rows += table.replay(record)

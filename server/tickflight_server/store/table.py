@@ -209,6 +209,11 @@ class Table:
         """Remember that ``producer``'s batches up to ``sequence`` were taken; the caller holds the append lock."""
         self._producers[producer] = max(sequence, self.producer_sequence(producer))
 
+    def note_replayed_producer(self, producer: bytes, sequence: int) -> None:
+        """Remember a producer's sequence that the log has; the next flush says it, in case the last one did not."""
+        self.note_producer(producer, sequence)
+        self._published[producer] = self._producers[producer]
+
     def forget_unpublished(self) -> None:
         """Forget what was taken and never became durable; the caller holds the append lock."""
         with self._lock:
@@ -288,7 +293,7 @@ class Table:
         Raises:
             StorageError: writing or committing failed; the rows stay where they are and are flushed by a later call.
         """
-        self._settle()
+        self.settle()
         self._gather_replayed()
         with self._lock:
             state = self._state
@@ -354,8 +359,12 @@ class Table:
         self._waiting = waiting
         self._state = replace(self._state, leftover_rows=waiting.rows, leftover_bytes=waiting.nbytes)
 
-    def _settle(self) -> None:
-        """Find out what a failed commit left: it may be there all the same, and then its rows are in parts."""
+    def settle(self) -> None:
+        """Find out what a failed commit left: it may be there all the same, and then its rows are in parts.
+
+        Raises:
+            StorageError: the table cannot be read.
+        """
         with self._commit_lock:
             if self._unsettled is not None:
                 self._settle_locked(self._unsettled)

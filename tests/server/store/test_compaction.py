@@ -281,7 +281,6 @@ def test_a_compaction_whose_commit_fails_is_settled_by_whatever_comes_next(
     assert rows_of(store) == [(i + 1, float(i)) for i in range(35)]
 
 
-@pytest.mark.xfail(strict=True, reason="settling deletes what the next attempt has written under the same name")
 def test_a_compaction_whose_commit_failed_is_done_by_the_next_attempt(
     open_store: Any, put_parts: Any, rows_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +298,6 @@ def test_a_compaction_whose_commit_failed_is_done_by_the_next_attempt(
     assert rows_of(store) == [(i + 1, float(i)) for i in range(30)]
 
 
-@pytest.mark.xfail(strict=True, reason="a writer that fails takes back files that were there before it")
 def test_attempts_on_a_disk_that_goes_on_failing_take_nothing_back(
     open_store: Any, put_parts: Any, trades: Any, rows_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
