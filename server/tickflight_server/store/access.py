@@ -106,11 +106,6 @@ class PartChecker:
         self._health.report("parts", "degraded", error.message, DAMAGED_HINT)
         return error
 
-    def forget(self, paths: Sequence[Path]) -> None:
-        """Forget files that are gone."""
-        for path in paths:
-            self._known.pop(str(path), None)
-
     def close(self) -> None:
         """Let the threads go."""
         self._pool.shutdown(wait=False)

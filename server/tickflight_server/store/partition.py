@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -201,19 +200,6 @@ def read_part(path: Path) -> pa.Table:
 
 
 DAMAGED_HINT = "Restore the file from a backup; `tickflight-server check` lists what is damaged and can set it aside."
-
-
-def part_metadata(path: Path) -> Mapping[bytes, bytes]:
-    """Return what a part's footer says beside its schema.
-
-    Raises:
-        StorageError: the file is missing or damaged.
-    """
-    try:
-        return pq.read_metadata(path).metadata or {}
-    except (OSError, pa.ArrowException) as error:
-        text = str(error).splitlines()[0]
-        raise StorageError(f"cannot read the part {path.name}: {text}.", hint=DAMAGED_HINT) from None
 
 
 def _encode(rows: pa.Table, options: PartOptions) -> pa.Buffer:

@@ -29,12 +29,6 @@ def part_files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield str(relative), path
 
 
-def missing_parts(folder: Path, live: Collection[str]) -> list[str]:
-    """Return the parts of ``live``, relative to ``folder``, that are not there."""
-    there = {relative for relative, _ in part_files(folder)}
-    return sorted(p for p in live if "://" not in p and p not in there)
-
-
 def remove_crash_leftovers(folder: Path, table: str, live: Collection[str], last_seq: int, oldest_ms: int) -> int:
     """Delete the parts that were written for a version which was never committed; return how many.
 

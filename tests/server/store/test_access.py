@@ -141,9 +141,6 @@ def test_many_parts_are_checked_by_several_threads(tmp_path: Path, monkeypatch: 
     paths[33].write_bytes(bytes(1_000))
     with pytest.raises(StorageError, match=paths[33].name):
         checker.check("trades", [(p, 1_000) for p in paths])
-    checker.forget(paths)
-    with pytest.raises(StorageError, match=paths[33].name):
-        checker.check("trades", [(p, 1_000) for p in paths])
     checker.close()
 
 
