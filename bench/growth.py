@@ -199,7 +199,9 @@ def restart() -> Iterator[Figure]:
         seconds, peak = (float(x) for x in _python(code.format("reopen")).split())
         where = f"{log_mb:.0f} MB of log, buffer_size_mb 256, ring_mb 256"
         yield figure("growth", "restart_seconds", [seconds], "s", where)
-        yield figure("growth", "restart_memory_mb", [peak - base], "MB", f"{where}; above an empty store's {base:.0f}")
+        yield figure(
+            "growth", "restart_memory_mb", [peak - base], "MB", f"{where}; above a store's with few rows, {base:.0f}"
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -234,7 +236,11 @@ def fill_log(folder: str) -> None:
 
 
 def idle(folder: str) -> None:
-    """Print the most memory that an empty store's process takes, MB."""
+    """Print the most memory that the process of a store takes that has flushed a few rows and started again, MB."""
+    chance = np.random.default_rng(3)
+    with Store(_small(folder + "-empty")) as store:
+        for table in TABLES:
+            store.append(table, minute_of(table, START_US, pa.array(["A"]), np.ones(1), chance, 0)).result()
     Store(_small(folder + "-empty")).close()
     shutil.rmtree(folder + "-empty")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)

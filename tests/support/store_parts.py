@@ -28,7 +28,7 @@ def write_parts(folder: Path, batches: Sequence[pa.RecordBatch], options: PartOp
     seqs = rows.rows["seq"].to_numpy()
     first, last = int(seqs.min()), int(seqs.max())
     with PartWriter(folder, TRADES.arrow(), options) as writer:
-        return [writer.write(key, rows.slice(place), first, last) for place, key in enumerate(rows.keys)]
+        return [writer.write(key, rows.take(place), first, last) for place, key in enumerate(rows.keys)]
 
 
 def parts_of(index: PartIndex) -> list[Part]:

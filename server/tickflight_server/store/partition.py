@@ -86,46 +86,56 @@ class PartOptions:
 
 @dataclass(frozen=True)
 class Partitioned:
-    """Rows in order of exchange, symbol, day, timestamp and ``seq``, and where each partition begins and ends."""
+    """Rows of one table by exchange, symbol and day.
+
+    ``order[starts[i]:ends[i]]`` are the places of the rows of ``keys[i]``, in order of timestamp and ``seq``.
+    """
 
     rows: pa.Table
     keys: list[PartitionKey]
+    order: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
 
-    def slice(self, place: int) -> pa.Table:
-        """Return the rows of the partition at ``place``."""
-        return self.rows.slice(self.starts[place], self.ends[place] - self.starts[place])
+    def take(self, place: int) -> pa.Table:
+        """Return the rows of the partition at ``place``, copied: they are not in memory twice all at once."""
+        return self.rows.take(pa.array(self.order[self.starts[place] : self.ends[place]]))
 
 
 def partition_rows(table: pa.Table) -> Partitioned:
     """Return the rows of ``table``, one table's in its schema in memory, by partition."""
     table = table.unify_dictionaries().combine_chunks()
     if table.num_rows == 0:
-        return Partitioned(table, [], np.empty(0, np.int64), np.empty(0, np.int64))
-    exchange, symbol = (table.column(n).chunk(0) for n in ("exchange", "symbol"))
+        none = np.empty(0, np.int64)
+        return Partitioned(table, [], none, none, none)
+    exchanges, symbols = (_ranks(table.column(n).chunk(0)) for n in ("exchange", "symbol"))
     times = table.column("timestamp").cast(pa.int64()).to_numpy()
-    seq = table.column("seq").to_numpy()
-    days = times // DAY_US
-    names = [_ranks(exchange), _ranks(symbol)]
-    order = np.lexsort((seq, times, days, names[1][0], names[0][0]))
-    keys = np.stack([names[0][0][order], names[1][0][order], days[order]])
-    starts = np.flatnonzero(np.r_[True, np.any(keys[:, 1:] != keys[:, :-1], axis=0)])
-    ends = np.r_[starts[1:], len(order)]
-    found = [
-        PartitionKey(names[0][1][x], names[1][1][s], day)
-        for x, s, day in zip(*(k[starts].tolist() for k in keys), strict=True)
-    ]
-    return Partitioned(table.take(pa.array(order)), found, starts, ends)
+    days, day = np.unique(times // DAY_US, return_inverse=True)
+    group = (exchanges.ranks * len(symbols.names) + symbols.ranks) * len(days) + day
+    order = np.lexsort((table.column("seq").to_numpy(), times, group))
+    group = group[order]
+    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    found = []
+    for number in group[starts].tolist():
+        rest, day_number = divmod(number, len(days))
+        exchange, symbol = divmod(rest, len(symbols.names))
+        found.append(PartitionKey(exchanges.names[exchange], symbols.names[symbol], int(days[day_number])))
+    return Partitioned(table, found, order, starts, np.r_[starts[1:], len(order)])
 
 
-def _ranks(column: pa.DictionaryArray) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return each row's place among the sorted distinct values, and those values."""
+class _Ranks(NamedTuple):
+    """Each row's place among the sorted distinct values, and those values."""
+
+    ranks: npt.NDArray[np.int64]
+    names: list[str]
+
+
+def _ranks(column: pa.DictionaryArray) -> _Ranks:
     values = column.dictionary.to_pylist()
     distinct = sorted(set(values))
     place = {v: i for i, v in enumerate(distinct)}
     ranks = np.array([place[v] for v in values], dtype=np.int64)
-    return ranks[column.indices.to_numpy()], distinct
+    return _Ranks(ranks[column.indices.to_numpy()], distinct)
 
 
 class PartWriter:

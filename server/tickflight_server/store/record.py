@@ -170,6 +170,14 @@ def parse_record(data: memoryview, offset: int) -> tuple[AppendRecord, int, int]
     return record, end + -end % ALIGN, durable
 
 
+def record_span(data: memoryview, offset: int) -> int:
+    """Return how many bytes the record at ``offset`` says it has, padding included; a head's if none starts there."""
+    if len(data) - offset < RECORD_HEADER.size or data[offset : offset + len(RECORD_MAGIC)] != RECORD_MAGIC:
+        return RECORD_HEADER.size
+    size = RECORD_HEADER.size + int(RECORD_HEADER.unpack_from(data, offset)[2])
+    return size + -size % ALIGN
+
+
 def find_record(data: memoryview, offset: int) -> int | None:
     """Return the offset of the next whole record at or after ``offset``, or None: for telling damage from a tail."""
     for match in _RECORD_START.finditer(data, offset):

@@ -225,7 +225,7 @@ class TableRepair:
         make_folder(self._stage)
         with PartWriter(self._stage, self._stored, options) as writer:
             for place, key in enumerate(rows.keys):
-                part = rows.slice(place)
+                part = rows.take(place)
                 seq = part.column("seq").to_numpy()
                 self._written.append(writer.write(key, part, int(seq.min()), int(seq.max())))
 

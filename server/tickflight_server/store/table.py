@@ -28,7 +28,7 @@ from tickflight_server.store.record import AppendRecord
 from tickflight_server.store.ring import Segment, add_seq, cut, find_merge, make_segment, merge
 from tickflight_server.store.snapshot import TableSnapshot, TableState, take_snapshot
 
-_WRITERS = 8  # threads that write the parts of a flush
+_WRITERS = 4  # threads that write the parts of a flush; each keeps some memory of its own
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ class Table:
 
     def _write(self, rows: Partitioned, first: int, last: int) -> list[Part]:
         def write(place: int) -> Part:
-            return writer.write(rows.keys[place], rows.slice(place), first, last)
+            return writer.write(rows.keys[place], rows.take(place), first, last)
 
         # a sync takes milliseconds and most of a small part's time; several at once share the disk's
         with (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
+import pyarrow as pa
 import structlog
 
 from tickflight_server.clock import Clock
@@ -24,6 +25,8 @@ from tickflight_server.store.wal import WriteAheadLog
 LOG = structlog.get_logger(__name__)
 _TICK_S = 0.05  # how often the flusher looks at sizes
 _MERGE_TICK_S = 0.02
+_REPLAY_SHARE = 3  # of the buffer is what a start gathers before it flushes
+_REPLAY_KEEPS = 8  # of that may stay in small partitions
 _RETRY_S = 5.0  # after a failed flush or merge
 
 
@@ -107,12 +110,20 @@ class Upkeep:
             )
 
     def make_room(self) -> None:
-        """Flush and release now if the buffer is full: for replaying a log that is larger than memory."""
-        if self.unflushed_bytes() >= self._buffer_bytes:
-            self.flush("memory")
+        """Flush and release early enough that all of it fits into the buffer: for replaying a log of any length.
 
-    def flush(self, reason: Reason = "all") -> None:
+        A flush has its rows up to four times: in segments, gathered, sorted and encoded.
+        """
+        piece = self._buffer_bytes // _REPLAY_SHARE
+        if self.unflushed_bytes() >= piece:
+            self.flush("memory", keep_bytes=piece // _REPLAY_KEEPS, ring_bytes=piece)
+            pa.default_memory_pool().release_unused()
+
+    def flush(self, reason: Reason = "all", *, keep_bytes: int | None = None, ring_bytes: int | None = None) -> None:
         """Move rows into parts, all or those that ``reason`` asks for; then release log files and memory.
+
+        For ``memory``, ``keep_bytes`` of small partitions stay, half of the buffer if not given; in memory stay
+        ``ring_bytes``, the whole ring if not given.
 
         Raises:
             StorageError: a table could not be flushed; the others were. Or the log's files could not be removed.
@@ -122,12 +133,11 @@ class Upkeep:
         with self._flush_lock:
             if self._closed:
                 raise LogClosedError("the store is closed.")
-            waiting = self.unflushed_bytes()
+            waiting = max(1, self.unflushed_bytes())
+            stays = self._buffer_bytes // 2 if keep_bytes is None else keep_bytes
             for name, table in self._tables.items():
-                # of a full buffer half goes, from each table in proportion
-                keep = table.state.unflushed_bytes * self._buffer_bytes // 2 // max(1, waiting)
                 try:
-                    self._flush(table, reason, keep)
+                    self._flush(table, reason, table.state.unflushed_bytes * stays // waiting)
                 except Exception as error:  # one table's trouble, of whatever kind, must not keep the others' rows
                     failure = _of_table(name, error)
                     self._metrics.add("flush_failures")
@@ -137,7 +147,7 @@ class Upkeep:
             except OSError as error:
                 failure = failure or StorageError(f"cannot remove a released log file: {error.strerror}.")
                 LOG.error("log.release_failed", error=str(error))
-            self.release_memory()
+            self.release_memory(self._ring_bytes if ring_bytes is None else ring_bytes)
         with self._room:
             self._room.notify_all()
         if failure is not None:
@@ -154,13 +164,13 @@ class Upkeep:
             self._metrics.add("rows_flushed", rows)
             LOG.info("flush.done", table=table.schema.name, rows=rows, seconds=round(seconds, 3))
 
-    def release_memory(self) -> None:
-        """Let go of flushed rows: those of long ago, and the oldest of all tables until the ring fits its budget."""
+    def release_memory(self, ring_bytes: int) -> None:
+        """Let go of flushed rows: those of long ago, and the oldest of all tables until ``ring_bytes`` are left."""
         before = self._clock.monotonic() - self._ring_s
         for table in self._tables.values():
             while released := table.release_oldest(before):
                 self._metrics.add("ring_bytes_released", released)
-        while sum(t.state.ring_bytes for t in self._tables.values()) > self._ring_bytes:
+        while sum(t.state.ring_bytes for t in self._tables.values()) > ring_bytes:
             held = [(age, name) for name, t in self._tables.items() if (age := t.oldest_held()) is not None]
             if not held:
                 return

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import NoReturn
 from uuid import UUID
@@ -23,17 +24,20 @@ from tickflight_server.store.files import make_folder, sync_file, sync_folder, w
 from tickflight_server.store.record import (
     ALIGN,
     FILE_HEADER,
+    RECORD_HEADER,
     AppendRecord,
     BadRecordError,
     FileHeader,
     find_record,
     parse_file_header,
     parse_record,
+    record_span,
     serialize_record,
 )
 
 LOG = structlog.get_logger(__name__)
 _IOV_MAX = 512
+_READ_BYTES = 4 << 20  # read at once, or one record if that is longer
 
 
 @dataclass
@@ -56,6 +60,37 @@ class _Doubtful:
 
     offset: int
     record: AppendRecord
+
+
+class _Window:
+    """A file as it is read from its beginning to its end: a piece of it in memory, and the record that is asked for.
+
+    Args:
+        handle: the file, unbuffered, read by nobody else.
+    """
+
+    def __init__(self, handle: FileIO) -> None:
+        self._handle = handle
+        self._start = 0
+        self._data = memoryview(b"")
+        self.size = os.fstat(handle.fileno()).st_size
+
+    def at(self, offset: int, size: int) -> memoryview:
+        """Return ``size`` bytes from ``offset`` on, or what the file has of them."""
+        end = min(self.size, offset + size)
+        if offset < self._start or end > self._start + len(self._data):
+            self._handle.seek(offset)
+            length = min(self.size - offset, max(size, _READ_BYTES))
+            self._start, self._data = offset, memoryview(_read(self._handle, length))
+        return self._data[offset - self._start : end - self._start]
+
+
+def _read(handle: FileIO, size: int) -> bytes:
+    pieces = []
+    while size > 0 and (piece := handle.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class WriteAheadLog:
@@ -104,7 +139,7 @@ class WriteAheadLog:
     def recover(self) -> Iterator[AppendRecord]:
         """Yield every record, oldest first, and cut off a torn tail; then the log is ready for ``append``.
 
-        One file is in memory at a time. The caller must run the iterator to its end.
+        A few megabytes of a file are in memory at a time. The caller must run the iterator to its end.
 
         Raises:
             LogCorruptError: damage before the tail.
@@ -143,13 +178,14 @@ class WriteAheadLog:
         if last:
             # a killed process may have left records that were written and not synced; they become visible now
             sync_file(file.path)
-        yield from self._read_records(file, memoryview(file.path.read_bytes()), last=last)
+        with file.path.open("rb", buffering=0) as handle:
+            yield from self._read_records(file, _Window(handle), last=last)
 
-    def _read_records(self, file: LogFile, data: memoryview, *, last: bool) -> Iterator[AppendRecord]:
+    def _read_records(self, file: LogFile, window: _Window, *, last: bool) -> Iterator[AppendRecord]:
         try:
-            header = parse_file_header(bytes(data[: FILE_HEADER.size]))
+            header = parse_file_header(bytes(window.at(0, FILE_HEADER.size)))
         except BadRecordError as error:
-            if last and len(data) <= FILE_HEADER.size:
+            if last and window.size <= FILE_HEADER.size:
                 return
             raise LogCorruptError(f"log file {file.path.name}, offset 0: {error}.", hint=_REPAIR) from None
         if header.writer != self._writer or header.number != file.number:
@@ -158,18 +194,19 @@ class WriteAheadLog:
                 hint="Files of another store were copied here: remove them.",
             )
         offset = FILE_HEADER.size
-        while offset < len(data):
+        while offset < window.size:
+            head = window.at(offset, RECORD_HEADER.size)
             try:
-                record, end, durable = parse_record(data, offset)
+                record, span, durable = parse_record(window.at(offset, record_span(head, 0)), 0)
             except BadRecordError as error:
-                self._end_of_log(file, data, offset, error, last=last)
+                self._end_of_log(file, window.at(0, window.size), offset, error, last=last)
                 break
             file.covers(record)
             if last:
                 self._doubtful = [d for d in self._doubtful if d.offset >= durable]
                 self._doubtful.append(_Doubtful(offset, record))
-            self.bytes_read += end - offset
-            offset = end
+            self.bytes_read += span
+            offset += span
             file.size = offset
             yield record
         file.size = offset

@@ -119,7 +119,7 @@ def test_parts_of_a_block_that_fails_are_taken_back(tmp_path: Path, trades: Call
     def write_and_fail() -> None:
         with PartWriter(folder, TRADES.arrow(), OPTIONS) as writer:
             for place, key in enumerate(rows.keys):
-                writer.write(key, rows.slice(place), 1, 9)
+                writer.write(key, rows.take(place), 1, 9)
             assert len(list(folder.rglob("*.parquet"))) == 2
             raise RuntimeError("something else")
 
