@@ -3,6 +3,7 @@
 from tickflight_server.store.committer import Ack
 from tickflight_server.store.pins import Pin, PinBoard
 from tickflight_server.store.snapshot import TableSnapshot
-from tickflight_server.store.store import PRODUCER_BYTES_MAX, SEQUENCE_MAX, Store
+from tickflight_server.store.store import Store
+from tickflight_server.store.taking import PRODUCER_BYTES_MAX, SEQUENCE_MAX
 
 __all__ = ["PRODUCER_BYTES_MAX", "SEQUENCE_MAX", "Ack", "Pin", "PinBoard", "Store", "TableSnapshot"]

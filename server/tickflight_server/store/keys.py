@@ -223,3 +223,30 @@ class _Labels:
             number = self._numbers[label] = len(self.names)
             self.names.append(label)
         return number
+
+
+class TableKeys:
+    """The keys of a table that has some, or of one that stores all rows; its calls hold the store's append lock."""
+
+    def __init__(self, index: KeyIndex | None) -> None:
+        self._index = index
+        self._released = 0
+
+    def fresh(self, batch: pa.RecordBatch, first_seq: int, flushed_seq: int) -> pa.RecordBatch:
+        """Return the rows of ``batch`` whose keys no stored row has, and take these; see ``KeyIndex``."""
+        if self._index is None:
+            return batch
+        if flushed_seq > self._released:
+            self._index.release(flushed_seq)
+            self._released = flushed_seq
+        mask = self._index.fresh(batch, first_seq)
+        return batch if mask is None else batch.filter(pa.array(mask))
+
+    def restore(self, rows: pa.Table, position: int, flushed_seq: int) -> None:
+        """Begin anew with ``rows``, all that are in no part; ``position`` is the newest row's ``seq``."""
+        if self._index is None:
+            return
+        self._index.reset()
+        for batch in rows.unify_dictionaries().combine_chunks().to_batches():
+            self._index.restore(batch, position)
+        self._released = flushed_seq

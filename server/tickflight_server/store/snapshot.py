@@ -6,7 +6,8 @@ snapshot: in a segment, in the held rows, or in a part.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from tickflight_server.schemas import TableSchema
 from tickflight_server.store.parts import EMPTY, PartIndex
@@ -84,3 +85,35 @@ def take_snapshot(table: TableSchema, state: TableState, upto: int | None = None
     segments = tuple(s for s in segments if s.first_seq <= upto)
     parts = parts.chosen(parts.min_seq <= upto)
     return TableSnapshot(table, segments, parts, state.version, min(state.last_seq, upto), upto)
+
+
+def with_bound(bounds: tuple[int, ...], seq: int) -> tuple[int, ...]:
+    """Return ``bounds`` with one at ``seq``."""
+    return bounds if seq in bounds else (*bounds, seq)
+
+
+def thin(bounds: Iterable[int], ring_from: int, target: int, rows_max: int) -> tuple[int, ...]:
+    """Return ``bounds`` without those between small flushes, whose rows together are at most ``rows_max``.
+
+    Segments may then be merged across, and a quiet table does not gather a segment with every flush. The bound of the
+    newest flush always stays.
+    """
+    kept: list[int] = []
+    for bound in bounds:
+        before = kept[-2] if len(kept) > 1 else ring_from
+        if kept and bound <= target and bound - before <= rows_max:
+            kept.pop()
+        kept.append(bound)
+    return tuple(kept)
+
+
+def replace_run(state: TableState, run: Sequence[Segment], merged: Segment) -> TableState:
+    """Return ``state`` with ``merged`` for ``run``, or unchanged if the run was released or cut meanwhile."""
+    segments = state.segments
+    try:
+        start = next(i for i, s in enumerate(segments) if s is run[0])
+    except StopIteration:
+        return state
+    if any(merged.first_seq <= b < merged.last_seq for b in state.bounds):
+        return state
+    return replace(state, segments=(*segments[:start], merged, *segments[start + len(run) :]))

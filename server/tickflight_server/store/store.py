@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ import structlog
 
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import MIB, LakehouseSettings
-from tickflight_server.errors import BusyError, InputError, NotFoundError, TooLargeError
+from tickflight_server.errors import BusyError, NotFoundError, TooLargeError
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import Layout
 from tickflight_server.schemas import STORED, NumericType, TableSchema
@@ -36,14 +35,13 @@ from tickflight_server.store.record import AppendRecord, batch_to_payload
 from tickflight_server.store.rows import fit
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.table import Table, TableOptions
+from tickflight_server.store.taking import Taken, check_producer, join
 from tickflight_server.store.tier import Tier
 from tickflight_server.store.upkeep import Upkeep
 from tickflight_server.store.vacuum import remove_crash_leftovers
 from tickflight_server.store.wal import WriteAheadLog
 
 LOG = structlog.get_logger(__name__)
-PRODUCER_BYTES_MAX = 64
-SEQUENCE_MAX = (1 << 63) - 1  # a Delta table's application transaction is a signed 64-bit number
 
 
 class Store:
@@ -167,7 +165,7 @@ class Store:
                 LOG.warning("log.unknown_table", table=record.table, rows=record.rows)
                 continue
             if record.producer:
-                table.note_replayed_producer(record.producer, record.sequence)
+                table.producers.replay(record.producer, record.sequence)
             if record.last_seq <= flushed[record.table]:
                 continue
             progress.rows += table.replay(record)
@@ -256,7 +254,7 @@ class Store:
         """
         target = self._table(table)
         name = producer or b""
-        _check_producer(name, sequence)
+        check_producer(name, sequence)
         fitted = fit(target.schema, batch, self.numeric, now_us=self._clock.now_us(), producer=name)
         work = [(target, fitted.batch, name)]
         if fitted.rejected is not None:
@@ -267,7 +265,7 @@ class Store:
         self._wait_for_room()
         payloads = [batch_to_payload(b) for _, b, _ in work]
         self._check_size(payloads)
-        results: list[_Taken] = []
+        results: list[Taken] = []
         with self._append_lock:
             self._committer.check()  # what is known already must not be acknowledged by a log that has failed
             items: list[Pending] = []
@@ -277,35 +275,35 @@ class Store:
                 self._committer.offer(items)
                 for item in items:
                     self._accept(item)
-        return _join(results, fitted.batch.num_rows, fitted.rejected_rows)
+        return join(results, fitted.batch.num_rows, fitted.rejected_rows)
 
     def _enqueue(
         self, table: Table, rows: pa.RecordBatch, who: bytes, sequence: int, payload: pa.Buffer, items: list[Pending]
-    ) -> _Taken:
+    ) -> Taken:
         """Add a record for those of ``rows`` that are new to ``items``; return what becomes of them."""
         if rows.num_rows == 0:
-            return _Taken()
-        if who and sequence <= table.producer_sequence(who):
-            return _Taken(future=self._newest, known=True)
+            return Taken()
+        if who and sequence <= table.producers.taken(who):
+            return Taken(future=self._newest, known=True)
         # rows rejected by table ``rejected`` go to the same table as those that it takes
         first_seq = table.next_seq + sum(i.record.rows for i in items if i.table is table)
         fresh = table.fresh(rows, first_seq)
         repeated = rows.num_rows - fresh.num_rows
         if fresh.num_rows == 0:
             # the rows with these keys may be on their way into the log
-            return _Taken(future=self._newest, repeated=repeated)
+            return Taken(future=self._newest, repeated=repeated)
         if repeated:
             payload = batch_to_payload(fresh)
         future: Future[None] = Future()
         record = AppendRecord(table.schema.name, first_seq, fresh.num_rows, who, sequence if who else 0, payload)
         items.append(Pending(table, record, fresh, future))
-        return _Taken(first_seq, future, repeated=repeated)
+        return Taken(first_seq, future, repeated=repeated)
 
     def _accept(self, item: Pending) -> None:
         record = item.record
         item.table.next_seq = record.last_seq + 1
         if record.producer:
-            item.table.note_producer(record.producer, record.sequence)
+            item.table.producers.take(record.producer, record.sequence)
         self._newest = item.future
 
     def _wait_for_room(self) -> None:
@@ -386,54 +384,3 @@ class Store:
             finally:
                 self._log.close()
                 self._folder_lock.close()
-
-
-def _check_producer(producer: bytes, sequence: int) -> None:
-    if len(producer) > PRODUCER_BYTES_MAX:
-        raise InputError(f"the producer's id has {len(producer)} bytes, at most {PRODUCER_BYTES_MAX} are taken.")
-    if producer and not 1 <= sequence <= SEQUENCE_MAX:
-        raise InputError(
-            f"sequence {sequence} of a producer's batch is not from 1 to {SEQUENCE_MAX}.",
-            hint="Count a producer's batches from 1.",
-        )
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """What becomes of a batch: its first ``seq``, what ends when it is durable, and what of it was there already."""
-
-    first_seq: int = 0
-    future: Future[None] | None = None
-    known: bool = False
-    repeated: int = 0
-
-
-def _join(results: list[_Taken], rows: int, rejected: int) -> Future[Ack]:
-    """Return a future that ends with all of ``results``, or with the first error among them."""
-    taken = results[0]
-    # a batch without a row that fits is known by its rejected rows
-    duplicate = results[0 if rows else -1].known
-    answer = Ack(0 if duplicate else taken.first_seq, rows - taken.repeated, rejected, duplicate, taken.repeated)
-    waiting = [t.future for t in results if t.future is not None]
-    joined: Future[Ack] = Future()
-    if not waiting:
-        joined.set_result(answer)
-        return joined
-    left = len(waiting)
-    lock = threading.Lock()
-
-    def done(future: Future[None]) -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            error = future.exception()
-            if joined.done():
-                return
-            if error is not None:
-                joined.set_exception(error)
-            elif left == 0:
-                joined.set_result(answer)
-
-    for future in waiting:
-        future.add_done_callback(done)
-    return joined

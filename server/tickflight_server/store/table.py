@@ -7,7 +7,7 @@ record is durable, and leaves memory only after the commit that put it in a part
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,12 +21,13 @@ from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store.catalog import TableCatalog
 from tickflight_server.store.evolution import adapt
 from tickflight_server.store.flushing import FlushPolicy, Reason, Waiting
-from tickflight_server.store.keys import KeyIndex
+from tickflight_server.store.keys import KeyIndex, TableKeys
 from tickflight_server.store.partition import Part, Partitioned, PartOptions, PartWriter, partition_rows
 from tickflight_server.store.parts import PartIndex
+from tickflight_server.store.producers import ProducerMarks
 from tickflight_server.store.record import AppendRecord
 from tickflight_server.store.ring import Segment, add_seq, cut, find_merge, make_segment, merge
-from tickflight_server.store.snapshot import TableSnapshot, TableState, take_snapshot
+from tickflight_server.store.snapshot import TableSnapshot, TableState, replace_run, take_snapshot, thin, with_bound
 
 _WRITERS = 4  # threads that write the parts of a flush; each keeps some memory of its own
 
@@ -66,16 +67,14 @@ class Table:
         self._state = TableState()
         self._waiting = Waiting(self._memory_schema)  # rows up to the state's target that are in no part
         self._bound_times: dict[int, float] = {}
-        self._producers: dict[bytes, int] = {}
-        self._durable_producers: dict[bytes, int] = {}
-        self._published: dict[bytes, int] = {}  # since the last flush
+        self.producers = ProducerMarks(self.catalog.producer_sequence)
         self._unsettled: list[Part] | None = None  # a commit failed: it may be there, with these parts, or not
-        self._keys: KeyIndex | None = None
+        keys = None
         if options.parts.dedup:
-            self._keys = KeyIndex(
+            keys = KeyIndex(
                 options.parts.dedup, self._part_paths, bytes_max=options.dedup_bytes, metrics=metrics or Metrics()
             )
-        self._keys_released = 0
+        self._keys = TableKeys(keys)
         self._replayed: list[pa.RecordBatch] = []  # waiting rows on their way from the log
         self._position = 0  # seq of the newest row that is published or replayed
         self.next_seq = 1
@@ -121,8 +120,6 @@ class Table:
             ) from None
         batch = batch.slice(self.next_seq - record.first_seq)
         first, target = self.next_seq, self._state.target
-        if record.producer:
-            self._durable_producers[record.producer] = record.sequence
         known = max(0, min(batch.num_rows, target - first + 1))
         kept = self._replay_flushed(add_seq(batch.slice(0, known), self._memory_schema, first)) if known else 0
         self._position = first + known - 1
@@ -197,27 +194,10 @@ class Table:
 
     # --- appending
 
-    def producer_sequence(self, producer: bytes) -> int:
-        """Return the last sequence taken from ``producer``, 0 if none; the caller holds the store's append lock."""
-        known = self._producers.get(producer)
-        if known is None:
-            known = max(self.catalog.producer_sequence(producer), self._durable_producers.get(producer, 0))
-            self._producers[producer] = known
-        return known
-
-    def note_producer(self, producer: bytes, sequence: int) -> None:
-        """Remember that ``producer``'s batches up to ``sequence`` were taken; the caller holds the append lock."""
-        self._producers[producer] = max(sequence, self.producer_sequence(producer))
-
-    def note_replayed_producer(self, producer: bytes, sequence: int) -> None:
-        """Remember a producer's sequence that the log has; the next flush says it, in case the last one did not."""
-        self.note_producer(producer, sequence)
-        self._published[producer] = self._producers[producer]
-
     def forget_unpublished(self) -> None:
         """Forget what was taken and never became durable; the caller holds the append lock."""
         with self._lock:
-            self._producers = {}
+            self.producers.forget_unpublished()
             self.next_seq = self._position + 1
         self._restore_keys()
 
@@ -227,26 +207,14 @@ class Table:
         Raises:
             StorageError: a part that may have such a key cannot be read.
         """
-        if self._keys is None:
-            return batch
-        released = self._state.flushed_seq
-        if released > self._keys_released:
-            self._keys.release(released)
-            self._keys_released = released
-        mask = self._keys.fresh(batch, first_seq)
-        return batch if mask is None else batch.filter(pa.array(mask))
+        return self._keys.fresh(batch, first_seq, self._state.flushed_seq)
 
     def _restore_keys(self) -> None:
-        if self._keys is None:
-            return
         with self._lock:
-            state, position = self._state, self._position
-            batches = [s.batch for s in state.segments if s.last_seq > state.target]
-            rows = pa.concat_tables([self._waiting.table, pa.Table.from_batches(batches, schema=self._memory_schema)])
-        self._keys.reset()
-        for batch in rows.unify_dictionaries().combine_chunks().to_batches():
-            self._keys.restore(batch, position)
-        self._keys_released = state.flushed_seq
+            state, position, waiting = self._state, self._position, self._waiting.table
+        batches = [s.batch for s in state.segments if s.last_seq > state.target]
+        rows = pa.concat_tables([waiting, pa.Table.from_batches(batches, schema=self._memory_schema)])
+        self._keys.restore(rows, position, state.flushed_seq)
 
     def _part_paths(self, exchange: str, symbol: str, day: int) -> list[Path]:
         """Return where the live parts of a partition can be read."""
@@ -267,9 +235,8 @@ class Table:
             assert state.last_seq + 1 == first_seq, "rows are published in order of seq"
             self._state = replace(state, segments=state.segments + segments)
             self._position = first_seq + batch.num_rows - 1
-            if producer:
-                self._published[producer] = sequence
-                self._durable_producers[producer] = sequence
+        if producer:
+            self.producers.publish(producer, sequence)
 
     def merge_once(self) -> bool:
         """Merge one run of small neighbours, if there is one; return whether there was."""
@@ -279,7 +246,7 @@ class Table:
             return False
         merged = merge(run)
         with self._lock:
-            self._state = _replace_run(self._state, run, merged)
+            self._state = replace_run(self._state, run, merged)
         return True
 
     # --- flushing
@@ -302,9 +269,9 @@ class Table:
             if not fresh and not self._waiting.rows:
                 return 0
             if fresh:
-                self._state = replace(state, bounds=_with_bound(state.bounds, target))
+                self._state = replace(state, bounds=with_bound(state.bounds, target))
                 self._bound_times[target] = now_s
-            producers = dict(self._published)
+            producers = self.producers.uncommitted()
         waiting = self._waiting.added(fresh, state.parts, now_s)
         chosen, rest = waiting.split(waiting.choose(self._options.policy, reason, now_s, keep_bytes))
         flushed = target if (first := rest.first_seq) is None else int(first) - 1
@@ -319,10 +286,7 @@ class Table:
             self.catalog.commit(parts, flushed, producers)
             self._unsettled = None
             self._flushed(self._state.parts.extended(parts), target, flushed, rest)
-        with self._lock:
-            for producer, sequence in producers.items():
-                if self._published.get(producer) == sequence:
-                    del self._published[producer]
+        self.producers.commit(producers)
         return int(chosen.num_rows)
 
     def _write(self, rows: Partitioned, first: int, last: int) -> list[Part]:
@@ -342,7 +306,7 @@ class Table:
         held = self._hold(rest.table) if target <= self._state.ring_from else None
         with self._lock:
             now = self._state
-            kept = _thin(now.bounds, now.ring_from, target, self._options.segment_rows)
+            kept = thin(now.bounds, now.ring_from, target, self._options.segment_rows)
             self._state = replace(
                 now,
                 held=now.held if held is None else held,
@@ -461,34 +425,3 @@ class Table:
         if not cuts:
             return None
         return max((s.max_us for s in state.segments if s.last_seq <= cuts[0]), default=0)
-
-
-def _with_bound(bounds: tuple[int, ...], seq: int) -> tuple[int, ...]:
-    return bounds if seq in bounds else (*bounds, seq)
-
-
-def _thin(bounds: Iterable[int], ring_from: int, target: int, rows_max: int) -> tuple[int, ...]:
-    """Return ``bounds`` without those between small flushes, whose rows together are at most ``rows_max``.
-
-    Segments may then be merged across, and a quiet table does not gather a segment with every flush. The bound of the
-    newest flush always stays.
-    """
-    kept: list[int] = []
-    for bound in bounds:
-        before = kept[-2] if len(kept) > 1 else ring_from
-        if kept and bound <= target and bound - before <= rows_max:
-            kept.pop()
-        kept.append(bound)
-    return tuple(kept)
-
-
-def _replace_run(state: TableState, run: Sequence[Segment], merged: Segment) -> TableState:
-    """Return ``state`` with ``merged`` for ``run``, or unchanged if the run was released or cut meanwhile."""
-    segments = state.segments
-    try:
-        start = next(i for i, s in enumerate(segments) if s is run[0])
-    except StopIteration:
-        return state
-    if any(merged.first_seq <= b < merged.last_seq for b in state.bounds):
-        return state
-    return replace(state, segments=(*segments[:start], merged, *segments[start + len(run) :]))

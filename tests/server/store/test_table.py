@@ -26,8 +26,8 @@ from tickflight_server.store import table as table_module
 from tickflight_server.store.partition import PartOptions, PartWriter
 from tickflight_server.store.record import AppendRecord, batch_to_payload
 from tickflight_server.store.rows import fit
-from tickflight_server.store.snapshot import TableSnapshot
-from tickflight_server.store.table import Table, TableOptions, _thin
+from tickflight_server.store.snapshot import TableSnapshot, thin
+from tickflight_server.store.table import Table, TableOptions
 
 TRADES = STORED["trades"]
 WRITER = UUID(int=7)
@@ -85,7 +85,7 @@ def test_any_order_of_steps_keeps_each_row_once(
         elif step == "reopen":
             table.flush()
             table = open_table(folder)
-            assert table.producer_sequence(b"p") == rows
+            assert table.producers.taken(b"p") == rows
         else:
             where = {
                 "fail_write": (partition_module, "_write_file"),
@@ -156,7 +156,7 @@ def test_a_commit_that_fails_after_it_was_written_is_not_written_again(
     table.release_oldest()
     check(table, tmp_path, 20)
     check(open_table(tmp_path), tmp_path, 20)
-    assert open_table(tmp_path).producer_sequence(b"p") == 2
+    assert open_table(tmp_path).producers.taken(b"p") == 2
 
 
 def test_a_table_that_goes_back_is_not_written_over(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
@@ -263,7 +263,7 @@ def test_bounds_are_thinned_to_runs_of_a_full_segment_and_the_newest_stays(
     flushed = bounds[-1 - unflushed] if len(bounds) > unflushed else 0
     ring_from = bounds[start] if start < len(bounds) and bounds[start] <= flushed else 0
     bounds = [b for b in bounds if b >= ring_from]
-    kept = _thin(bounds, ring_from, flushed, 1_024)
+    kept = thin(bounds, ring_from, flushed, 1_024)
     assert set(kept) <= set(bounds)
     assert {b for b in bounds if b >= flushed} <= set(kept)
     inner = [ring_from, *(b for b in kept if ring_from < b <= flushed)]
@@ -304,10 +304,10 @@ def test_a_producers_sequence_never_goes_back(tmp_path: Path, trades: Callable[.
     put(table, trades(1), b"p", 7)
     table.flush()
     table = open_table(tmp_path)
-    table.note_producer(b"p", 5)  # an old record whose log file came back after its release
-    assert table.producer_sequence(b"p") == 7
-    table.note_producer(b"p", 9)
-    assert table.producer_sequence(b"p") == 9
+    table.producers.take(b"p", 5)  # an old record whose log file came back after its release
+    assert table.producers.taken(b"p") == 7
+    table.producers.take(b"p", 9)
+    assert table.producers.taken(b"p") == 9
 
 
 def test_a_commit_says_no_sequence_of_rows_published_after_its_cut(
@@ -324,9 +324,9 @@ def test_a_commit_says_no_sequence_of_rows_published_after_its_cut(
     with monkeypatch.context() as patch:
         patch.setattr(PartWriter, "write", publish_meanwhile)
         table.flush()
-    assert open_table(tmp_path).producer_sequence(b"p") == 1
+    assert open_table(tmp_path).producers.taken(b"p") == 1
     table.flush()
-    assert open_table(tmp_path).producer_sequence(b"p") == 2
+    assert open_table(tmp_path).producers.taken(b"p") == 2
 
 
 def test_readers_beside_a_publisher_a_merger_and_a_flusher_see_each_row_once(

@@ -1,0 +1,64 @@
+"""Sections ``query``, ``flight``, ``auth`` and ``log``: how queries are answered, to whom, and what is told of it.
+
+The rule of this file: a limit of serving is declared here and nowhere else, and has a description.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from tickflight_server.config.section import MIB, Section
+
+
+class QuerySettings(Section):
+    """What a query may use."""
+
+    threads: int = Field(0, ge=0, description="threads of the engine; 0 is one per core")
+    memory_mb: int = Field(2048, ge=64, description="memory of all queries together")
+    spill_mb: int = Field(0, ge=0, description="disk that queries may spill to; 0 is none")
+    concurrent_max: int = Field(64, ge=1, description="queries under way at once; further ones wait")
+    queue_timeout_s: float = Field(30.0, gt=0, description="longest wait for a place among them")
+    sql_bytes_max: int = Field(1 * MIB, ge=1024, description="longest SQL text")
+    probe_timeout_s: float = Field(2.0, gt=0, description="longest search for filters; after it, nothing is pruned")
+    batch_bytes: int = Field(2 * MIB, ge=65_536, description="aimed size of a record batch on the wire")
+    handles_max: int = Field(10_000, ge=1, description="open tickets and prepared statements")
+    handle_idle_s: float = Field(600.0, gt=0, description="an unused ticket or prepared statement is dropped after it")
+
+
+class FlightSettings(Section):
+    """Where the Flight SQL server listens."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8815, ge=0, le=65_535, description="port; 0 takes a free one and tells it")
+    message_bytes_max: int = Field(64 * MIB, ge=MIB, description="largest batch taken from a producer")
+
+
+class AuthSettings(Section):
+    """Who may connect. With neither users nor tokens, anyone who reaches the address may: loopback only."""
+
+    users: dict[str, SecretStr] = Field(default_factory=dict, description="password by user name")
+    tokens: dict[str, SecretStr] = Field(default_factory=dict, description="long-lived bearer token by its name")
+    session_idle_s: float = Field(86_400.0, gt=0, description="a bearer token of a login ends after so long unused")
+    sessions_max: int = Field(10_000, ge=1, description="logins alive at once; the longest unused goes first")
+
+    @field_validator("users", "tokens")
+    @classmethod
+    def _not_empty(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, secret in value.items():
+            if not secret.get_secret_value():
+                raise ValueError(f"the secret of {name!r} is empty")
+        return value
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether nobody has to say who they are."""
+        return not self.users and not self.tokens
+
+
+class LogSettings(Section):
+    """What the process says about itself."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity that is written")
+    format: Literal["auto", "json", "console"] = Field("auto", description="auto is console on a terminal, else JSON")
