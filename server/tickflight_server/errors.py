@@ -14,7 +14,9 @@ there is one, a ``hint`` that tells the reader what to do. Translation to a wire
     ├── AuthenticationError    the caller's: who are you
     ├── PermissionDeniedError the caller's: you may not
     ├── UnsupportedError       nobody's: not offered here
+    ├── TransactionError       the caller's: there is none, it conflicts, or it was aborted
     ├── CancelledError         the caller's wish
+    │   └── TimedOutError      a time limit that the caller or the server set
     ├── BusyError              the moment's: a queue or a buffer is full, try again
     └── StorageError           the machine's: disk, file system
         ├── LogCorruptError    a bad checksum before the log's tail
@@ -107,6 +109,18 @@ class CancelledError(ServerError):
     """The caller went away or cancelled."""
 
     code = "cancelled"
+
+
+class TimedOutError(CancelledError):
+    """A statement took longer than it may; the message says how long that is."""
+
+    code = "timed_out"
+
+
+class TransactionError(ServerError):
+    """A transaction that is not there, was aborted, or conflicts with another; in the engine's words."""
+
+    code = "transaction"
 
 
 class BusyError(ServerError):

@@ -5,6 +5,7 @@
       _tickflight/lock              held by the running server
       _tickflight/pins.json         the snapshots that clients hold
       _tickflight/log/<number>.log  the write-ahead log, numbered in order
+      _tickflight/workspace.duckdb  the users' own tables
       _tickflight/spill/            what queries put aside when memory is short
       _tickflight/cache/<16 hex>-<name of a part>   copies of parts that live in the tier
       _tickflight/damaged/<time>/   what a repair set aside, and its report.json
@@ -67,6 +68,11 @@ class Layout:
     def cache(self) -> Path:
         """Folder of the copies of parts that live in the tier."""
         return self.internal / "cache"
+
+    @property
+    def workspace(self) -> Path:
+        """File of the users' own tables, the engine's."""
+        return self.internal / "workspace.duckdb"
 
     @property
     def damaged(self) -> Path:

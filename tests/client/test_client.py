@@ -123,7 +123,11 @@ def test_wrong_parameters_are_refused(reading: tickflight.Client, query: str, pa
         ("SELEC 1", tickflight.QueryError, r'(?s)near "SELEC".*LINE 1: SELEC 1\n        \^\^\^\^\^$'),
         ("FROM tradez", tickflight.QueryError, 'Did you mean "trades"'),
         ("SELECT pricee FROM trades", tickflight.QueryError, r"(?s)Candidate bindings.*\^\^\^\^\^\^$"),
-        ("DROP VIEW trades", tickflight.UnsupportedError, r"^DROP is not offered here: .* are taken\.$"),
+        (
+            "DELETE FROM trades",
+            tickflight.PermissionDeniedError,
+            r"^market\.trades cannot be written by SQL\. Hint: .*\.$",
+        ),
         (f"SELECT '{'x' * 10_000_000}'", tickflight.QueryError, r"^the SQL text has 10000009 bytes, .* Hint: .*\.$"),
     ],
     ids=lambda v: v[:20] if isinstance(v, str) else "",

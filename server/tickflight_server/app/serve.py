@@ -20,6 +20,7 @@ from tickflight_server.app.supervisor import FeedSupervisor
 from tickflight_server.config import Settings
 from tickflight_server.errors import ConfigError
 from tickflight_server.flight.server import FlightSqlServer
+from tickflight_server.paths import Layout
 from tickflight_server.query.engine import Engine
 from tickflight_server.store import Store
 
@@ -47,7 +48,7 @@ class Server:
         try:
             # errors of the engine then name files relative to the data folder
             os.chdir(self.store.root)
-            self.engine = Engine(self.store, settings.query)
+            self.engine = Engine(self.store, settings.query, workspace=Layout(self.store.root).workspace)
             self.flight = FlightSqlServer(self.store, self.engine, settings)
         except BaseException:
             self.store.close(flush=False)

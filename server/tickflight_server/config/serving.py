@@ -23,6 +23,17 @@ class QuerySettings(Section):
     sql_bytes_max: int = Field(1 * MIB, ge=1024, description="longest SQL text")
     probe_timeout_s: float = Field(2.0, gt=0, description="longest search for filters; after it, nothing is pruned")
     batch_bytes: int = Field(2 * MIB, ge=65_536, description="aimed size of a record batch on the wire")
+    session_result_mb: int = Field(
+        512, ge=1, description="largest result in a transaction that has written, or with temporary tables"
+    )
+    statement_timeout_s: float = Field(0.0, ge=0, description="longest run of a statement; 0 is no limit")
+    share_rows: int = Field(
+        1_000_000, ge=1, description="rows of each endpoint when a plain scan is answered with several"
+    )
+    shares_max: int = Field(16, ge=1, le=1024, description="endpoints of one answer; 1 never splits")
+    sessions_max: int = Field(10_000, ge=1, description="sessions with options, transactions or temporary tables")
+    session_idle_s: float = Field(3600.0, gt=0, description="an unused session ends after it, and rolls back")
+    transaction_idle_s: float = Field(600.0, gt=0, description="an unused transaction that has written is rolled back")
     handles_max: int = Field(10_000, ge=1, description="open tickets and prepared statements")
     handle_idle_s: float = Field(600.0, gt=0, description="an unused ticket or prepared statement is dropped after it")
 

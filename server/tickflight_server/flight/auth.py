@@ -11,8 +11,10 @@ import binascii
 import hmac
 import secrets
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +22,15 @@ from pyarrow import flight
 
 from tickflight_server.clock import Clock
 from tickflight_server.config import AuthSettings
-from tickflight_server.errors import AuthenticationError
+from tickflight_server.errors import AuthenticationError, CancelledError, TimedOutError
 from tickflight_server.flight.status import to_flight
 
 ANONYMOUS = "anonymous"
 MIDDLEWARE = "call"
 SNAPSHOT_HEADER = "x-tickflight-snapshot"
-WATCH_INTERVAL_S = 0.2
+COOKIE = "arrow_flight_session_id"
+WATCH_INTERVAL_S = 0.03
+_WATCH_IDLE_S = 1.0  # without calls the thread ends
 _HINT = "Log in with user and password, or send 'authorization: Bearer <token>'."
 
 
@@ -128,42 +132,122 @@ class Authenticator:
             return self._forget(session.token)
 
 
+class Watcher:
+    """Looks after all calls that something can be cancelled for, from one thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: set[Call] = set()
+        self._some = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, call: Call) -> None:
+        """Look after ``call`` until it has ended."""
+        with self._lock:
+            self._calls.add(call)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="call-watch", daemon=True)
+                self._thread.start()
+        self._some.set()
+
+    def remove(self, call: Call) -> None:
+        """Forget ``call``."""
+        with self._lock:
+            self._calls.discard(call)
+            if not self._calls:
+                self._some.clear()
+
+    def _run(self) -> None:
+        while True:
+            if not self._some.wait(_WATCH_IDLE_S):
+                with self._lock:
+                    if not self._calls:
+                        self._thread = None
+                        return
+            self._look()
+            time.sleep(WATCH_INTERVAL_S)
+
+    def _look(self) -> None:
+        # in a method of its own: what an ended call holds is not held here while the thread waits
+        with self._lock:
+            calls = list(self._calls)
+        for call in calls:
+            call.look()
+
+
 class Call(flight.ServerMiddleware):  # type: ignore[misc]
     """One call: whose it is, what is to be freed when its last byte is sent, and what to stop if the caller goes.
 
     ``snapshot`` is the id of the pin that its queries are to see, None for the newest rows. ``gone`` says whether the
-    caller has gone; the handler sets it.
+    caller has gone, and ``peer`` where it called from; the handler sets both. ``limit_s`` is how long its statement may
+    run, 0 for ever.
     """
 
-    def __init__(self, session: Session, answer: Mapping[str, str], snapshot: str | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        answer: Mapping[str, str],
+        snapshot: str | None = None,
+        cookie: str = "",
+        watcher: Watcher | None = None,
+    ) -> None:
         self.session = session
         self.snapshot = snapshot
+        self.cookie = cookie
+        self.peer = ""
+        self.limit_s = 0.0
+        self.timed_out = False
         self.gone: Callable[[], bool] = lambda: False
         self._answer = answer
+        self._watcher = watcher or Watcher()
         self._held: list[Callable[[], None]] = []
         self._cancel: Callable[[], None] | None = None
-        self._ended = threading.Event()
+        self._began = time.monotonic()
+        self._ended = False
         self._lock = threading.Lock()  # the call does not end while somebody asks whether its caller is gone
+
+    @property
+    def session_key(self) -> str:
+        """What its session is found by: its token, else its cookie, else where it came from."""
+        return self.session.token or self.cookie or self.peer
 
     def hold(self, close: Callable[[], None]) -> None:
         """Run ``close`` when the call has ended, in whatever way."""
         self._held.append(close)
 
     def watch(self, cancel: Callable[[], None]) -> None:
-        """Run ``cancel`` if the caller goes away before the call has ended, in place of an earlier one.
+        """Run ``cancel`` if the caller goes away before the call has ended, or its time is over.
 
-        gRPC tells of it only when there is something to send, which a query may take hours for.
+        It stands in place of an earlier one. gRPC tells of a caller that went only when there is something to send,
+        which a query may take hours for.
         """
         first, self._cancel = self._cancel is None, cancel
         if first:
-            threading.Thread(target=self._look, name="call-watch", daemon=True).start()
+            self._watcher.add(self)
 
-    def _look(self) -> None:
-        while not self._ended.wait(WATCH_INTERVAL_S):
-            with self._lock:
-                # more than once, since the engine may be between two steps the first time
-                if not self._ended.is_set() and self._cancel is not None and self.gone():
-                    self._cancel()
+    def look(self) -> None:
+        """Cancel what there is to cancel, if the caller is gone or time is over; for the watcher."""
+        with self._lock:
+            if self._ended or self._cancel is None:
+                return
+            over = 0 < self.limit_s < time.monotonic() - self._began
+            self.timed_out = self.timed_out or over
+            # more than once, since the engine may be between two steps the first time
+            if over or self.gone():
+                self._cancel()
+
+    @contextmanager
+    def limits(self) -> Iterator[None]:
+        """Say of a statement that was cancelled in the block because its time was over that it was."""
+        try:
+            yield
+        except CancelledError:
+            if not self.timed_out:
+                raise
+            raise TimedOutError(
+                f"the statement was ended after its time limit of {self.limit_s:g} s.",
+                hint="Narrow it by symbol and timestamp, or raise the session's statement_timeout.",
+            ) from None
 
     def sending_headers(self) -> Mapping[str, str]:
         """Return the headers of the answer."""
@@ -172,7 +256,9 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
     def call_completed(self, exception: BaseException | None) -> None:
         """Free what the call held."""
         with self._lock:
-            self._ended.set()
+            self._ended = True
+        self._watcher.remove(self)
+        self._cancel = None
         while self._held:
             self._held.pop()()
 
@@ -182,6 +268,7 @@ class CallFactory(flight.ServerMiddlewareFactory):  # type: ignore[misc]
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
+        self._watcher = Watcher()
 
     def start_call(self, info: Any, headers: Mapping[str, list[str]]) -> Call:
         """Identify the caller by the call's headers."""
@@ -192,13 +279,27 @@ class CallFactory(flight.ServerMiddlewareFactory):  # type: ignore[misc]
             raise to_flight(error) from None
         basic = value.lower().startswith("basic ")
         answer = {"authorization": f"Bearer {session.token}"} if basic else {}
-        return Call(session, answer, _first(headers, SNAPSHOT_HEADER).strip() or None)
+        cookie = _cookie(headers)
+        if not session.token and not cookie:
+            # a client that keeps cookies is known again by it over any connection
+            answer["set-cookie"] = f"{COOKIE}={secrets.token_urlsafe(24)}; HttpOnly"
+        return Call(session, answer, _first(headers, SNAPSHOT_HEADER).strip() or None, cookie, self._watcher)
 
 
 def _first(headers: Mapping[str, list[str]], name: str) -> str:
     """Return a header's first value, "" if there is none."""
     values = headers.get(name)
     return str(values[0]) if values else ""
+
+
+def _cookie(headers: Mapping[str, list[str]]) -> str:
+    """Return the session cookie of the headers, "" if there is none."""
+    for header in headers.get("cookie", ()):
+        for part in str(header).split(";"):
+            name, _, value = part.strip().partition("=")
+            if name == COOKIE:
+                return value.strip()[:200]
+    return ""
 
 
 class Handshake(flight.ServerAuthHandler):  # type: ignore[misc]

@@ -27,6 +27,7 @@ TABLE_TYPES: Final = ("table", "view")
 """In lower case: sqlalchemy-adbc finds no tables of the type "TABLE"."""
 
 ESCAPE: Final = "\\"
+_NO_ACTION: Final = 3  # UpdateDeleteRules: the engine knows no other
 _METADATA_PREFIX: Final = "ARROW:FLIGHT:SQL:"
 
 
@@ -44,6 +45,19 @@ class TableInfo:
     table_type: str
     arrow_schema: pa.Schema
     remarks: str = ""
+    writable: bool = False
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """A primary key, or a foreign key when it has a ``target``; tables are (catalog, schema, name)."""
+
+    table: tuple[str | None, str | None, str]
+    columns: tuple[str, ...]
+    name: str | None
+    target: tuple[str | None, str | None, str] | None = None
+    target_columns: tuple[str, ...] = ()
+    target_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,11 @@ class SchemaInfo:
 
 
 def catalog_table(
-    command: CatalogCommand, tables: Sequence[TableInfo], facts: SqlInfoFacts, schemas: Iterable[SchemaInfo] = ()
+    command: CatalogCommand,
+    tables: Sequence[TableInfo],
+    facts: SqlInfoFacts,
+    schemas: Iterable[SchemaInfo] = (),
+    keys: Iterable[KeyInfo] = (),
 ) -> pa.Table:
     """Return the result of any catalog command, in one batch and with the schema ``result_schema(command)``."""
     if isinstance(command, c.CommandGetSqlInfo):
@@ -70,7 +88,7 @@ def catalog_table(
         return get_tables(command, tables)
     if isinstance(command, c.CommandGetTableTypes):
         return get_table_types()
-    return get_keys(command)
+    return get_keys(command, keys)
 
 
 def get_catalogs(tables: Iterable[TableInfo], schemas: Iterable[SchemaInfo] = ()) -> pa.Table:
@@ -122,9 +140,43 @@ def get_keys(
     command: (
         c.CommandGetPrimaryKeys | c.CommandGetExportedKeys | c.CommandGetImportedKeys | c.CommandGetCrossReference
     ),
+    keys: Iterable[KeyInfo] = (),
 ) -> pa.Table:
-    """Return no keys, in the schema of the command: market data has none that a database would enforce."""
-    return _table(result_schemas.RESULT_SCHEMAS[type(command)], [])
+    """Return the keys that the command asks for, a row a column; market data has none that a database enforces."""
+    schema = result_schemas.RESULT_SCHEMAS[type(command)]
+    if isinstance(command, c.CommandGetPrimaryKeys):
+        wanted = _names(command.catalog, command.db_schema, command.table)
+        found = [key for key in keys if key.target is None and wanted(key.table)]
+        return _table(schema, [(*k.table, col, n, k.name) for k in found for n, col in enumerate(k.columns, 1)])
+    foreign = [key for key in keys if key.target is not None and _is_asked_for(command, key)]
+    rows = [
+        (*key.target, theirs, *key.table, ours, number, key.name, key.target_key, _NO_ACTION, _NO_ACTION)
+        for key in foreign
+        if key.target is not None
+        for number, (ours, theirs) in enumerate(zip(key.columns, key.target_columns, strict=True), 1)
+    ]
+    exported = isinstance(command, c.CommandGetExportedKeys)
+    place = slice(4, 7) if exported else slice(0, 3)
+    rows.sort(key=lambda row: (_nulls_first(row[place]), row[8]))  # type: ignore[arg-type]
+    return _table(schema, rows)
+
+
+def _is_asked_for(
+    command: c.CommandGetExportedKeys | c.CommandGetImportedKeys | c.CommandGetCrossReference, key: KeyInfo
+) -> bool:
+    assert key.target is not None
+    if isinstance(command, c.CommandGetExportedKeys):
+        return _names(command.catalog, command.db_schema, command.table)(key.target)
+    if isinstance(command, c.CommandGetImportedKeys):
+        return _names(command.catalog, command.db_schema, command.table)(key.table)
+    referenced = _names(command.pk_catalog, command.pk_db_schema, command.pk_table)
+    referring = _names(command.fk_catalog, command.fk_db_schema, command.fk_table)
+    return referenced(key.target) and referring(key.table)
+
+
+def _names(catalog: str | None, schema: str | None, table: str) -> Callable[[tuple[str | None, str | None, str]], bool]:
+    in_catalog, in_schema = _exact(catalog), _exact(schema)
+    return lambda names: in_catalog(names[0]) and in_schema(names[1]) and names[2] == table
 
 
 def get_xdbc_type_info(command: c.CommandGetXdbcTypeInfo) -> pa.Table:
@@ -155,7 +207,7 @@ def column_metadata(table: TableInfo, field: pa.Field) -> dict[str, str]:
         "TYPE_NAME": name,
         "IS_AUTO_INCREMENT": "0",
         "IS_CASE_SENSITIVE": "1" if name == "VARCHAR" else "0",
-        "IS_READ_ONLY": "1",
+        "IS_READ_ONLY": "0" if table.writable else "1",
         "IS_SEARCHABLE": "1",
     }
     if pa.types.is_decimal(field.type):

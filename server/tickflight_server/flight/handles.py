@@ -69,6 +69,17 @@ class Handles(Generic[T]):
             self._entries.move_to_end(handle)
             return entry.value
 
+    def find(self, user: str, handle: bytes) -> T | None:
+        """Return the value under ``handle``, None if there is none or it is another user's."""
+        with self._lock:
+            entry = self._entries.get(handle)
+            return entry.value if entry is not None and entry.user == user else None
+
+    def values(self) -> list[T]:
+        """Return all values that are kept."""
+        with self._lock:
+            return [entry.value for entry in self._entries.values()]
+
     def remove(self, user: str, handle: bytes) -> bool:
         """Forget a handle; return whether it was there."""
         with self._lock:

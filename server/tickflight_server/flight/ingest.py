@@ -8,34 +8,52 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import structlog
 
 from tickflight.wire.append import AppendAck, AppendBatch, AppendError, AppendResult, DoPutUpdateResult
-from tickflight.wire.commands import AppendStream, CommandStatementIngest
-from tickflight.wire.enums import TableExistsOption
-from tickflight_server.errors import InputError, NotFoundError, RowError, TooLargeError, UnsupportedError
+from tickflight.wire.commands import AppendStream, CommandStatementIngest, TableDefinitionOptions
+from tickflight.wire.enums import TableExistsOption, TableNotExistOption
+from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, RowError, TooLargeError
+from tickflight_server.flight.auth import Call
+from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.status import to_flight
+from tickflight_server.query.engine import Engine
+from tickflight_server.query.travel import CATALOG
+from tickflight_server.query.writer import Target, Writer
 from tickflight_server.schemas import STORED
 from tickflight_server.store import PRODUCER_BYTES_MAX, SEQUENCE_MAX, Ack, Store
 
 LOG = structlog.get_logger(__name__)
+_MISSING: Mapping[TableNotExistOption, Literal["create", "fail"]] = {
+    TableNotExistOption.TABLE_NOT_EXIST_OPTION_CREATE: "create",
+    TableNotExistOption.TABLE_NOT_EXIST_OPTION_FAIL: "fail",
+}
+_THERE: Mapping[TableExistsOption, Literal["fail", "append", "replace"]] = {
+    TableExistsOption.TABLE_EXISTS_OPTION_FAIL: "fail",
+    TableExistsOption.TABLE_EXISTS_OPTION_APPEND: "append",
+    TableExistsOption.TABLE_EXISTS_OPTION_REPLACE: "replace",
+}
 ANSWERS_MAX = 256  # batches of one stream that are read and not yet answered
 
 
 class IngestService:
-    """Takes rows for the stored tables.
+    """Takes rows for the stored tables, and for those of the users.
 
     Args:
-        store: where they go.
+        store: where market data goes.
+        engine: where the users' own tables are.
         message_bytes_max: largest batch that is taken.
     """
 
-    def __init__(self, store: Store, message_bytes_max: int) -> None:
+    def __init__(self, store: Store, engine: Engine, sessions: Sessions, message_bytes_max: int) -> None:
         self._store = store
+        self._writer = Writer(engine)
+        self._sessions = sessions
         self._message_bytes_max = message_bytes_max
 
     def append_stream(self, command: AppendStream, reader: Any, writer: Any) -> None:
@@ -72,33 +90,59 @@ class IngestService:
             failed.set_exception(error)
             return failed
 
-    def ingest(self, command: CommandStatementIngest, reader: Any, writer: Any) -> None:
-        """Append the rows of a bulk ingest to a stored table; answers with their number when all are durable."""
-        schema = command.schema or "market"
-        options = command.table_definition_options
-        exists = options.if_exists if options else TableExistsOption.TABLE_EXISTS_OPTION_UNSPECIFIED
-        if command.temporary:
-            raise UnsupportedError("temporary tables are not offered here.", hint="Ingest into a market table.")
-        if STORED.get(command.table) is None or STORED[command.table].schema != schema:
+    def ingest(self, call: Call, command: CommandStatementIngest, reader: Any, writer: Any) -> None:
+        """Take the rows of a bulk ingest; answers with their number when all are durable."""
+        options = command.table_definition_options or TableDefinitionOptions()
+        exists = options.if_exists
+        schema = command.schema or None
+        append = exists == TableExistsOption.TABLE_EXISTS_OPTION_APPEND
+        if not command.temporary and (schema == "market" or (schema is None and command.table in STORED)):
+            rows = self._ingest_market(command.table, append, reader)
+        else:
+            rows = self._ingest_workspace(call, command, options, reader)
+        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+
+    def _ingest_market(self, table: str, append: bool, reader: Any) -> int:
+        """Append to a stored table, as any feed does."""
+        if table not in STORED:
             raise NotFoundError(
-                f"there is no table {schema}.{command.table}, and none can be made here.",
-                hint=f"Append to one of {', '.join(STORED)}.",
+                f"there is no table market.{table}, and none can be made there.",
+                hint=f"Append to one of {', '.join(STORED)}, or make a table in schema workspace.",
             )
-        if exists != TableExistsOption.TABLE_EXISTS_OPTION_APPEND:
-            raise UnsupportedError(
-                f"table {schema}.{command.table} exists; its rows can only be added to.", hint='Use mode="append".'
+        if not append:
+            raise PermissionDeniedError(
+                f"table market.{table} exists; its rows can only be added to.", hint='Use mode="append".'
             )
         futures: list[Future[Ack]] = []
         try:
             for chunk in reader:
                 if chunk.data is not None:
                     self._check_batch(chunk.data)
-                    futures.append(self._store.append(command.table, chunk.data))
+                    futures.append(self._store.append(table, chunk.data))
         except InputError as error:
             stored = sum(future.result().rows for future in futures)
             raise InputError(f"{error.message} {stored} rows before it are stored.", hint=error.hint) from None
-        rows = sum(future.result().rows for future in futures)
-        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+        return sum(future.result().rows for future in futures)
+
+    def _ingest_workspace(
+        self, call: Call, command: CommandStatementIngest, options: TableDefinitionOptions, reader: Any
+    ) -> int:
+        """Make or extend a table of the users', all rows or none."""
+        asked = self._sessions.asked(call, command.transaction_id)
+        target = _target(command, options, asked.session.options.schema)
+        schema = reader.schema
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for chunk in reader:
+                if chunk.data is not None:
+                    self._check_batch(chunk.data)
+                    yield chunk.data
+
+        rows = pa.RecordBatchReader.from_batches(schema, batches())
+        with call.limits():
+            return self._writer.ingest(
+                target, rows, session=asked.session, transaction=asked.transaction, started=call.watch
+            )
 
     def _check_batch(self, batch: pa.RecordBatch) -> None:
         """Believe nothing of what a client sent before it is looked through."""
@@ -111,6 +155,32 @@ class IngestService:
             batch.validate(full=True)
         except pa.ArrowException as error:
             raise RowError(f"the batch is not valid Arrow: {str(error).splitlines()[0]}.") from None
+
+
+def _target(command: CommandStatementIngest, options: TableDefinitionOptions, default: str) -> Target:
+    """Return where an ingest goes.
+
+    Raises:
+        InputError: the command contradicts itself or leaves something open.
+        NotFoundError: there is no such catalog.
+        PermissionDeniedError: the schema is the server's.
+    """
+    missing, there = _MISSING.get(options.if_not_exist), _THERE.get(options.if_exists)
+    if missing is None or there is None or not command.table:
+        raise InputError(
+            "the ingest does not name a table, and what to do if it is there and if it is not.",
+            hint="Set table and both of table_definition_options, as drivers do for a mode.",
+        )
+    if command.temporary:
+        if command.schema or command.catalog not in (None, "", "temp"):
+            raise InputError("a temporary table has no schema or catalog of the caller's.", hint="Leave them out.")
+        return Target(command.table, temporary=True, if_missing=missing, if_there=there)
+    if command.catalog not in (None, "", CATALOG):
+        raise NotFoundError(f"there is no catalog {str(command.catalog)[:100]!r}.", hint=f"It is {CATALOG}.")
+    schema = command.schema or ("workspace" if default in ("market", "system") else default)
+    if schema in ("market", "system"):
+        raise PermissionDeniedError(f"schema {schema} is the server's.", hint="Use schema workspace.")
+    return Target(command.table, schema, if_missing=missing, if_there=there)
 
 
 def _check_table(schema: str, table: str) -> None:

@@ -1,12 +1,13 @@
-"""Statements over Flight SQL: planned when a client asks for information, run when it fetches.
+"""Statements over Flight SQL: queries are planned when a client asks for information and run when it fetches.
 
-The rule of this file: a SELECT runs in DoGet and nowhere else, so that a client can cancel it there; planning never
-touches data.
+The rule of this file: a query runs in DoGet and nowhere else, so that a client can cancel it there; what writes runs
+exactly once, whichever way it comes, and its ticket gives what it gave however often it is fetched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -17,92 +18,175 @@ from tickflight.wire.commands import CommandPreparedStatementQuery
 from tickflight.wire.tickets import Query, TicketStatementQuery
 from tickflight_server.clock import Clock
 from tickflight_server.config import QuerySettings
-from tickflight_server.errors import InputError, StatementError
+from tickflight_server.errors import CancelledError, InputError, StatementError
 from tickflight_server.flight.auth import SNAPSHOT_HEADER, Call
 from tickflight_server.flight.handles import Handles
 from tickflight_server.flight.parameters import read_batches, rows_of
+from tickflight_server.flight.sessions import Asked, Sessions
 from tickflight_server.flight.streams import cut_by_bytes, generated, stream
 from tickflight_server.query.engine import Engine, Plan
-from tickflight_server.store import PinBoard
+from tickflight_server.query.shares import Share
+from tickflight_server.query.statement import Statement
+from tickflight_server.query.writer import Outcome, Writer
+from tickflight_server.query.writing import Writing
 
 PLAN_FRESH_S = 1.0  # a plan older than this when it is fetched is made anew, since now() is part of it
+EMPTY = pa.schema([])
 # what stands for a parameter before values are bound: some functions refuse null, others want a list
 _GUESSES: tuple[object, ...] = (None, 1, [1])
+Row = tuple[object, ...]
 
 
 @dataclass
 class Prepared:
-    """A prepared statement, the rows bound to it last, and the pin of the call that planned it last."""
+    """A prepared statement, what it runs in, and the rows bound to it last."""
 
-    sql: str
+    statement: Statement | Writing
     parameters: tuple[str, ...]
-    pin: str | None = None
-    rows: list[tuple[object, ...]] = field(default_factory=list)
+    asked: Asked
+    rows: list[Row] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(eq=False)
 class Planned:
-    """A query that waits to be fetched. ``plan`` is used once, when it is fresh; after that it is made anew."""
+    """A result that waits to be fetched: of a query to be run, or the ``result`` of what was run already.
 
-    sql: str
-    pin: str | None
-    plan: Plan | None
-    made: float
+    ``plan`` is used once, when it is fresh; after that it is made anew. ``share`` is the part of a scan that it is.
+    """
+
+    asked: Asked
+    statement: Statement | None = None
+    plan: Plan | None = None
+    made: float = 0.0
+    share: Share | None = None
+    result: pa.Table | None = None
+    cancelled: bool = False
+    running: list[Callable[[], None]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def runs(self, cancel: Callable[[], None]) -> None:
+        """Note what stops a run of it."""
+        with self.lock:
+            self.running.append(cancel)
+
+    def cancel(self) -> None:
+        """Stop what runs, and let nothing more run."""
+        with self.lock:
+            self.cancelled = True
+            running, self.running = self.running, []
+        for stop in running:
+            stop()
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to GetFlightInfo: the result's schema, a ticket for each endpoint, and its rows, -1 = unknown."""
+
+    schema: pa.Schema
+    tickets: tuple[bytes, ...]
+    rows: int = -1
+    expires: bool = False
 
 
 class QueryService:
-    """Planning, preparing and running statements for one server, over the newest rows or under a pin of ``pins``."""
+    """Planning, preparing and running statements for one server, in the sessions of its callers."""
 
-    def __init__(self, engine: Engine, pins: PinBoard, settings: QuerySettings, clock: Clock) -> None:
+    def __init__(self, engine: Engine, sessions: Sessions, settings: QuerySettings, clock: Clock) -> None:
         self._engine = engine
-        self._pins = pins
+        self._writer = Writer(engine)
+        self._sessions = sessions
         self._settings = settings
         self._clock = clock
         limits = {"most": settings.handles_max, "idle_s": settings.handle_idle_s}
         self._planned: Handles[Planned] = Handles("query result", clock, **limits)  # type: ignore[arg-type]
         self._prepared: Handles[Prepared] = Handles("prepared statement", clock, **limits)  # type: ignore[arg-type]
 
-    def info(self, call: Call, sql: str) -> tuple[pa.Schema, bytes]:
-        """Plan a statement; return its result schema and the ticket of its result."""
-        self._cuts(call.snapshot)
-        plan = self._engine.plan(sql)
-        planned = Planned(sql, call.snapshot, plan, self._clock.monotonic())
-        handle = self._planned.add(call.session.user, planned)
-        return plan.schema, TicketStatementQuery(handle).serialize()
+    # --- statements
 
-    def _cuts(self, pin: str | None) -> Mapping[str, int] | None:
-        """Return the last ``seq`` by table that a pin's queries see, None without a pin.
+    def info(self, call: Call, sql: str, transaction_id: bytes | None) -> Found:
+        """Plan a query, or run what writes; return the result's schema and its tickets."""
+        asked = self._sessions.asked(call, transaction_id)
+        statement = self._engine.read(sql)
+        if isinstance(statement, Writing):
+            return self._keep_result(call, asked, self._write(call, asked, statement, [()]))
+        plan = self._plan(statement, (), asked)
+        shares = [] if asked.session.seat(asked.transaction) else self._engine.shares(plan, asked.cuts)
+        now = self._clock.monotonic()
+        planned = [Planned(asked, statement, plan, now, share) for share in shares or (None,)]
+        handles = [self._planned.add(call.session.user, one) for one in planned]
+        return Found(plan.schema, tuple(TicketStatementQuery(h).serialize() for h in handles), expires=True)
+
+    def schema(self, call: Call, sql: str, transaction_id: bytes | None) -> pa.Schema:
+        """Return the result schema of a statement; nothing runs, and no handle is kept."""
+        asked = self._sessions.asked(call, transaction_id)
+        statement = self._engine.read(sql)
+        if isinstance(statement, Writing):
+            return self._engine.returned(statement, asked.session.options) or EMPTY
+        return self._plan(statement, (), asked).schema
+
+    def update(self, call: Call, sql: str, transaction_id: bytes | None) -> int:
+        """Run what writes; return how many rows it changed.
 
         Raises:
-            NotFoundError: there is no such pin, or it has ended.
+            InputError: it is a query.
         """
-        return None if pin is None else self._pins.get(pin).cuts
+        asked = self._sessions.asked(call, transaction_id)
+        statement = self._engine.read(sql)
+        if not isinstance(statement, Writing):
+            raise InputError("the statement gives rows.", hint="Run it as a query.")
+        return self._write(call, asked, statement, [()]).rows
 
-    def schema(self, call: Call, sql: str) -> pa.Schema:
-        """Return the result schema of a statement."""
-        self._cuts(call.snapshot)
-        return self._engine.plan(sql).schema
+    def _plan(self, statement: Statement, values: object, asked: Asked, *, guessed: bool = False) -> Plan:
+        seat = asked.session.seat(asked.transaction)
+        return self._engine.plan(
+            statement,
+            values,  # type: ignore[arg-type]
+            guessed=guessed,
+            options=asked.session.options,
+            seat=seat,
+        )
 
-    def prepare(self, call: Call, sql: str) -> ActionCreatePreparedStatementResult:
+    def _write(self, call: Call, asked: Asked, writing: Writing, rows: Sequence[object]) -> Outcome:
+        with call.limits():
+            return self._writer.write(
+                writing,
+                rows,  # type: ignore[arg-type]
+                session=asked.session,
+                transaction=asked.transaction,
+                started=call.watch,
+            )
+
+    def _keep_result(self, call: Call, asked: Asked, outcome: Outcome) -> Found:
+        table = outcome.table if outcome.table is not None else EMPTY.empty_table()
+        handle = self._planned.add(call.session.user, Planned(asked, result=table))
+        return Found(table.schema, (TicketStatementQuery(handle).serialize(),), outcome.rows, expires=True)
+
+    # --- prepared statements
+
+    def prepare(self, call: Call, sql: str, transaction_id: bytes | None) -> ActionCreatePreparedStatementResult:
         """Keep a statement for running it with parameters."""
-        self._cuts(call.snapshot)
+        asked = self._sessions.asked(call, transaction_id)
+        statement = self._engine.read(sql)
         names = self._engine.parameter_names(sql)
-        schema = self._guess_schema(sql, names)
-        handle = self._prepared.add(call.session.user, Prepared(sql, names, call.snapshot))
-        parameters = pa.schema([pa.field(name, pa.null()) for name in names])
+        parameters = self._engine.parameter_schema(statement, names, asked.session.options)
+        if isinstance(statement, Writing):
+            schema = self._engine.returned(statement, asked.session.options) or EMPTY
+        else:
+            schema = self._guess_schema(statement, names, asked)
+        handle = self._prepared.add(call.session.user, Prepared(statement, names, asked))
         return ActionCreatePreparedStatementResult(
             prepared_statement_handle=handle,
             dataset_schema=schema.serialize().to_pybytes(),
             parameter_schema=parameters.serialize().to_pybytes(),
-            is_update=False,
+            is_update=isinstance(statement, Writing) and not statement.returning,
         )
 
-    def _guess_schema(self, sql: str, names: tuple[str, ...]) -> pa.Schema:
+    def _guess_schema(self, statement: Statement, names: tuple[str, ...], asked: Asked) -> pa.Schema:
         """Return the result schema of a statement without values, exact where no type depends on a parameter."""
         failure: StatementError | None = None
         for guess in _GUESSES if names else (None,):
             try:
-                return self._engine.plan(sql, dict.fromkeys(names, guess), guessed=bool(names)).schema
+                return self._plan(statement, dict.fromkeys(names, guess), asked, guessed=bool(names)).schema
             except StatementError as error:
                 failure = failure or error
         assert failure is not None
@@ -117,86 +201,171 @@ class QueryService:
         prepared = self._prepared.get(call.session.user, handle)
         prepared.rows = list(rows_of(batches, prepared.parameters))
 
-    def prepared_info(self, call: Call, handle: bytes) -> tuple[pa.Schema, bytes]:
-        """Plan a prepared statement with its bound values; return the result schema and the ticket."""
+    def prepared_info(self, call: Call, handle: bytes) -> Found:
+        """Plan a prepared query with its bound values, or run what writes; return the schema and the ticket."""
         prepared = self._prepared.get(call.session.user, handle)
-        # the ticket is the statement's own handle: what this call asks for is kept there for the fetch
-        prepared.pin = call.snapshot
-        self._cuts(prepared.pin)
-        plan = self._plan_bound(prepared, _bound_rows(prepared)[0])
-        return plan.schema, CommandPreparedStatementQuery(handle).serialize()
+        prepared.asked = asked = self._asked_again(call, prepared)
+        if isinstance(prepared.statement, Writing):
+            outcome = self._write(
+                call, asked, prepared.statement, [_bound(prepared.parameters, r) for r in _rows(prepared)]
+            )
+            return self._keep_result(call, asked, outcome)
+        # the ticket is the statement's own handle: what is bound until the fetch counts
+        plan = self._plan_bound(prepared, _rows(prepared)[0])
+        return Found(plan.schema, (CommandPreparedStatementQuery(handle).serialize(),))
+
+    def prepared_schema(self, call: Call, handle: bytes) -> pa.Schema:
+        """Return the result schema of a prepared statement with what is bound to it; nothing runs."""
+        prepared = self._prepared.get(call.session.user, handle)
+        asked = self._asked_again(call, prepared)
+        if isinstance(prepared.statement, Writing):
+            return self._engine.returned(prepared.statement, asked.session.options) or EMPTY
+        if prepared.parameters and not prepared.rows:
+            return self._guess_schema(prepared.statement, prepared.parameters, asked)
+        return self._plan_bound(prepared, _rows(prepared)[0]).schema
+
+    def prepared_update(self, call: Call, handle: bytes, batches: list[pa.RecordBatch]) -> int:
+        """Run a prepared statement that writes, for each row of values, all or none; return the rows changed."""
+        prepared = self._prepared.get(call.session.user, handle)
+        if not isinstance(prepared.statement, Writing):
+            raise InputError("the prepared statement gives rows.", hint="Run it as a query.")
+        asked = self._asked_again(call, prepared)
+        if prepared.parameters and any(batch.num_columns for batch in batches):
+            prepared.rows = list(rows_of(batches, prepared.parameters))
+            if not prepared.rows:
+                return 0
+        rows = [_bound(prepared.parameters, r) for r in _rows(prepared)]
+        return self._write(call, asked, prepared.statement, rows).rows
+
+    def _asked_again(self, call: Call, prepared: Prepared) -> Asked:
+        """Return what a prepared statement runs in now: drivers keep one over the end of a transaction."""
+        before, now = prepared.asked, self._sessions.asked(call)
+        transaction = before.transaction
+        if transaction is not None and transaction.ended:
+            transaction = before.session.transaction
+        return Asked(before.session, transaction, now.pin, now.cuts)
+
+    def _plan_bound(self, prepared: Prepared, row: Row) -> Plan:
+        assert isinstance(prepared.statement, Statement)
+        return self._plan(prepared.statement, _bound(prepared.parameters, row), prepared.asked)
+
+    # --- fetching
 
     def fetch(self, call: Call, ticket: TicketStatementQuery | Query | CommandPreparedStatementQuery) -> object:
         """Run what a ticket stands for; return its stream."""
         if isinstance(ticket, Query):
-            return self._run(call, self._plan_query(ticket), self._cuts(call.snapshot))
+            return self._run_query(call, ticket)
         if isinstance(ticket, TicketStatementQuery):
-            planned = self._planned.get(call.session.user, ticket.statement_handle)
-            cuts = self._cuts(_agreed(call, planned.pin))
-            plan, planned.plan = planned.plan, None
-            if plan is None or self._clock.monotonic() - planned.made > PLAN_FRESH_S:
-                plan = self._engine.plan(planned.sql)
-            return self._run(call, plan, cuts)
+            return self._fetch_planned(call, self._planned.get(call.session.user, ticket.statement_handle))
         prepared = self._prepared.get(call.session.user, ticket.prepared_statement_handle)
-        cuts = self._cuts(_agreed(call, prepared.pin))
-        rows = _bound_rows(prepared)
+        if isinstance(prepared.statement, Writing):
+            raise InputError("the prepared statement writes.", hint="Ask for its flight information, which runs it.")
+        self._take(call, prepared.asked)
+        rows = _rows(prepared)
         first = self._plan_bound(prepared, rows[0])
-        return self._run(call, first, cuts) if len(rows) == 1 else self._run_many(call, prepared, rows, first, cuts)
+        if len(rows) == 1:
+            return self._run(call, first, prepared.asked)
+        return self._run_many(call, prepared, rows, first)
 
-    def _plan_query(self, ticket: Query) -> Plan:
-        if not ticket.params:
-            return self._engine.plan(ticket.sql)
-        names = self._engine.parameter_names(ticket.sql)
-        rows = list(rows_of(read_batches(ticket.params), names))
-        if len(rows) != 1:
-            raise StatementError(f"{len(rows)} rows of parameters were given, one is wanted.", hint="Send one row.")
-        return self._engine.plan(ticket.sql, _bound(names, rows[0]))
+    def _fetch_planned(self, call: Call, planned: Planned) -> flight.FlightDataStream:
+        self._take(call, planned.asked)
+        if planned.cancelled:
+            raise CancelledError("the query was cancelled.")
+        if planned.result is not None:
+            return generated(planned.result.schema, planned.result.to_batches(), self._settings.batch_bytes)
+        assert planned.statement is not None
+        plan, planned.plan = planned.plan, None
+        if plan is None or (planned.share is None and self._clock.monotonic() - planned.made > PLAN_FRESH_S):
+            plan = self._plan(planned.statement, (), planned.asked)
+        return self._run(call, plan, planned.asked, planned)
 
-    def _plan_bound(self, prepared: Prepared, row: tuple[object, ...]) -> Plan:
-        return self._engine.plan(prepared.sql, _bound(prepared.parameters, row))
+    def _take(self, call: Call, asked: Asked) -> None:
+        """Let ``call`` run in what a ticket was given for; a fetch need not name its pin, and may not name another.
 
-    def _run(self, call: Call, plan: Plan, cuts: Mapping[str, int] | None) -> flight.FlightDataStream:
-        execution = self._engine.execute(plan, cuts=cuts, started=call.watch)
+        Raises:
+            InputError: the fetch names another one.
+        """
+        self._sessions.limit(call, asked)
+        if call.snapshot is not None and call.snapshot != asked.pin:
+            pin = f"under snapshot {asked.pin}" if asked.pin else "without a snapshot"
+            raise InputError(
+                f"the result was asked for {pin}, and is fetched under {call.snapshot[:100]!r}.",
+                hint=f"Send the same {SNAPSHOT_HEADER} with GetFlightInfo and DoGet.",
+            )
+
+    def _run_query(self, call: Call, ticket: Query) -> flight.FlightDataStream:
+        """Run a statement in one round trip."""
+        asked = self._sessions.asked(call)
+        statement = self._engine.read(ticket.sql)
+        values: object = ()
+        if ticket.params:
+            names = self._engine.parameter_names(ticket.sql)
+            rows = list(rows_of(read_batches(ticket.params), names))
+            if len(rows) != 1:
+                raise StatementError(f"{len(rows)} rows of parameters were given, one is wanted.", hint="Send one row.")
+            values = _bound(names, rows[0])
+        if isinstance(statement, Writing):
+            table = self._write(call, asked, statement, [values]).table
+            table = EMPTY.empty_table() if table is None else table
+            return generated(table.schema, table.to_batches(), self._settings.batch_bytes)
+        return self._run(call, self._plan(statement, values, asked), asked)
+
+    def _run(self, call: Call, plan: Plan, asked: Asked, planned: Planned | None = None) -> flight.FlightDataStream:
+        def started(cancel: Callable[[], None]) -> None:
+            call.watch(cancel)
+            if planned is not None:
+                planned.runs(cancel)
+
+        with call.limits():
+            execution = self._engine.execute(
+                plan,
+                cuts=self._sessions.cuts(asked),
+                started=started,
+                options=asked.session.options,
+                seat=asked.session.seat(asked.transaction),
+                share=planned.share if planned is not None else None,
+            )
         call.hold(execution.close)
         return stream(execution, self._settings.batch_bytes)
 
-    def _run_many(
-        self,
-        call: Call,
-        prepared: Prepared,
-        rows: Sequence[tuple[object, ...]],
-        first: Plan,
-        cuts: Mapping[str, int] | None,
-    ) -> flight.FlightDataStream:
+    def _run_many(self, call: Call, prepared: Prepared, rows: Sequence[Row], first: Plan) -> flight.FlightDataStream:
         """Run the statement for one row after the other, as one result in the first one's schema."""
-        schema, limit = first.schema, self._settings.batch_bytes
+        schema, limit, asked = first.schema, self._settings.batch_bytes, prepared.asked
 
         def batches() -> Iterator[pa.RecordBatch]:
             for number, row in enumerate(rows):
                 plan = self._plan_bound(prepared, row) if number else first
-                with self._engine.execute(plan, cuts=cuts, started=call.watch) as execution:
+                with self._engine.execute(
+                    plan,
+                    cuts=self._sessions.cuts(asked),
+                    started=call.watch,
+                    options=asked.session.options,
+                    seat=asked.session.seat(asked.transaction),
+                ) as execution:
                     for batch in execution.batches():
                         yield from cut_by_bytes(_in_schema(batch, schema), limit)
 
         return generated(schema, batches())
 
+    # --- cancelling and keeping
 
-def _agreed(call: Call, kept: str | None) -> str | None:
-    """Return the pin that a ticket was given under; a fetch need not name it, and may not name another.
+    def cancel(self, call: Call, handle: bytes) -> bool:
+        """Stop what runs for a ticket, and let nothing more run; return whether there is such a ticket."""
+        planned = self._planned.find(call.session.user, handle)
+        if planned is not None:
+            planned.cancel()
+        return planned is not None
 
-    Raises:
-        InputError: the fetch names another one.
-    """
-    if call.snapshot is not None and call.snapshot != kept:
-        raise InputError(
-            f"the result was asked for {f'under snapshot {kept}' if kept else 'without a snapshot'}, and is fetched "
-            f"under {call.snapshot[:100]!r}.",
-            hint=f"Send the same {SNAPSHOT_HEADER} with GetFlightInfo and DoGet.",
-        )
-    return kept
+    def renew(self, call: Call, handle: bytes) -> None:
+        """Keep a ticket for as long as a new one.
+
+        Raises:
+            NotFoundError: there is no such ticket, or it has ended.
+        """
+        self._planned.get(call.session.user, handle)
 
 
-def _bound_rows(prepared: Prepared) -> Sequence[tuple[object, ...]]:
+def _rows(prepared: Prepared) -> Sequence[Row]:
     if not prepared.parameters:
         return [()]
     if not prepared.rows:
@@ -215,5 +384,5 @@ def _in_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         ) from None
 
 
-def _bound(names: tuple[str, ...], row: tuple[object, ...]) -> dict[str, object]:
+def _bound(names: tuple[str, ...], row: Row) -> dict[str, object]:
     return dict(zip(names, row, strict=True))

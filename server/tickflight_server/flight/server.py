@@ -6,7 +6,6 @@ does work of its own.
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,49 +16,28 @@ from pyarrow import flight
 
 import tickflight_server
 from tickflight.wire import commands as c
-from tickflight.wire.actions import (
-    ACTIONS,
-    ActionBeginTransactionRequest,
-    ActionBeginTransactionResult,
-    ActionClosePreparedStatementRequest,
-    ActionCreatePreparedStatementRequest,
-    ActionEndTransactionRequest,
-    CloseSessionRequest,
-    CloseSessionResult,
-    CreatePin,
-    FeedReport,
-    Flush,
-    FlushResult,
-    Health,
-    HealthComponent,
-    HealthResult,
-    Pin,
-    ReleasePin,
-    RenewPin,
-    parse_action_request,
-)
-from tickflight.wire.append import DoPutPreparedStatementResult
+from tickflight.wire.actions import ACTIONS, parse_action_request
+from tickflight.wire.append import DoPutPreparedStatementResult, DoPutUpdateResult
 from tickflight.wire.codec import Message
-from tickflight.wire.enums import CloseSessionStatus
 from tickflight.wire.tickets import Query, TicketStatementQuery, parse_ticket
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import Settings
-from tickflight_server.errors import ConfigError, InputError, UnsupportedError
+from tickflight_server.errors import ConfigError, UnsupportedError
 from tickflight_server.flight import status
+from tickflight_server.flight.actions import ActionService
+from tickflight_server.flight.admin import AdminService
 from tickflight_server.flight.auth import MIDDLEWARE, Authenticator, Call, CallFactory, Handshake
-from tickflight_server.flight.catalogs import SchemaInfo, TableInfo, catalog_table
-from tickflight_server.flight.handles import Handles
+from tickflight_server.flight.catalogs import catalog_table
 from tickflight_server.flight.ingest import IngestService
-from tickflight_server.flight.queries import QueryService
+from tickflight_server.flight.queries import Found, QueryService
 from tickflight_server.flight.result_schemas import RESULT_SCHEMAS, CatalogCommand, result_schema
+from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.sqlinfo import SqlInfoFacts
+from tickflight_server.flight.tables import Tables
 from tickflight_server.query.engine import Engine
-from tickflight_server.query.statement import CATALOG
-from tickflight_server.store import Pin as StoredPin
 from tickflight_server.store import Store
 
 LOG = structlog.get_logger(__name__)
-Found = tuple[pa.Schema, bytes]
 _CATALOG_COMMANDS = tuple(RESULT_SCHEMAS)
 
 
@@ -75,45 +53,60 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         status.install()
         self._store = store
         self._engine = engine
-        self._authenticator = Authenticator(settings.auth, clock)
-        self._queries = QueryService(engine, store.pins, settings.query, clock)
-        self._ingest = IngestService(store, settings.flight.message_bytes_max)
-        self._transactions: Handles[bool] = Handles(
-            "transaction", clock, most=settings.query.handles_max, idle_s=settings.auth.session_idle_s
-        )
-        self._tables = [TableInfo(CATALOG, s, n, "table", a, remark) for s, n, remark, a in engine.tables()]
+        self._clock = clock
+        self._handle_idle_s = settings.query.handle_idle_s
+        authenticator = Authenticator(settings.auth, clock)
+        self._sessions = Sessions(engine, store.pins, settings.query, clock)
+        self._queries = QueryService(engine, self._sessions, settings.query, clock)
+        self._ingest = IngestService(store, engine, self._sessions, settings.flight.message_bytes_max)
+        self._tables = Tables(engine)
         self._facts = SqlInfoFacts(
             duckdb_version=f"v{engine.engine_version}",
             tickflight_version=tickflight_server.__version__,
             arrow_version=pa.__version__,
             statement_timeout_ms=int(settings.query.handle_idle_s * 1000),
-            transaction_timeout_ms=min(int(settings.auth.session_idle_s * 1000), 2**31 - 1),
+            transaction_timeout_ms=min(int(settings.query.transaction_idle_s * 1000), 2**31 - 1),
             statement_length_max=settings.query.sql_bytes_max,
         )
+        queries, actions = (
+            self._queries,
+            ActionService(self._queries, self._sessions, authenticator, clock, self._handle_idle_s),
+        )
+        admin = AdminService(store, engine.feeds)
         self._infos: Mapping[type[c.Command], Callable[[Call, Any], Found]] = {
-            c.CommandStatementQuery: lambda call, m: self._queries.info(call, m.query),
-            c.CommandPreparedStatementQuery: lambda call, m: self._queries.prepared_info(
-                call, m.prepared_statement_handle
-            ),
-            **dict.fromkeys(_CATALOG_COMMANDS, lambda _, m: (result_schema(m), m.serialize())),
+            c.CommandStatementQuery: lambda call, m: queries.info(call, m.query, m.transaction_id),
+            c.CommandPreparedStatementQuery: lambda call, m: queries.prepared_info(call, m.prepared_statement_handle),
+            **dict.fromkeys(RESULT_SCHEMAS, lambda _, m: Found(result_schema(m), (m.serialize(),))),
+        }
+        self._schemas: Mapping[type[c.Command], Callable[[Call, Any], pa.Schema]] = {
+            c.CommandStatementQuery: lambda call, m: queries.schema(call, m.query, m.transaction_id),
+            c.CommandPreparedStatementQuery: lambda call, m: queries.prepared_schema(call, m.prepared_statement_handle),
+            **dict.fromkeys(RESULT_SCHEMAS, lambda _, m: result_schema(m)),
         }
         self._puts: Mapping[type[c.Command], Callable[[Call, Any, Any, Any], None]] = {
             c.AppendStream: lambda _, m, reader, writer: self._ingest.append_stream(m, reader, writer),
-            c.CommandStatementIngest: lambda _, m, reader, writer: self._ingest.ingest(m, reader, writer),
+            c.CommandStatementIngest: self._ingest.ingest,
+            c.CommandStatementUpdate: self._update,
             c.CommandPreparedStatementQuery: self._bind,
+            c.CommandPreparedStatementUpdate: self._prepared_update,
         }
         self._actions: Mapping[str, Callable[[Call, Any], Message | None]] = {
-            "CreatePreparedStatement": self._create_prepared,
-            "ClosePreparedStatement": self._close_prepared,
-            "BeginTransaction": self._begin_transaction,
-            "EndTransaction": self._end_transaction,
-            "CloseSession": self._close_session,
-            "tickflight.FeedReport": self._feed_report,
-            "tickflight.Flush": self._flush,
-            "tickflight.pin": self._pin,
-            "tickflight.renew_pin": self._renew_pin,
-            "tickflight.release_pin": self._release_pin,
-            "tickflight.health": self._health,
+            "CreatePreparedStatement": actions.create_prepared,
+            "ClosePreparedStatement": actions.close_prepared,
+            "BeginTransaction": actions.begin_transaction,
+            "EndTransaction": actions.end_transaction,
+            "CancelQuery": actions.cancel_query,
+            "CancelFlightInfo": actions.cancel_flight_info,
+            "RenewFlightEndpoint": actions.renew_endpoint,
+            "SetSessionOptions": actions.set_options,
+            "GetSessionOptions": actions.options,
+            "CloseSession": actions.close_session,
+            "tickflight.FeedReport": admin.feed_report,
+            "tickflight.Flush": admin.flush,
+            "tickflight.pin": admin.pin,
+            "tickflight.renew_pin": admin.renew_pin,
+            "tickflight.release_pin": admin.release_pin,
+            "tickflight.health": admin.health,
         }
         host, port = settings.flight.host, settings.flight.port
         try:
@@ -121,7 +114,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             super().__init__(
                 f"grpc://{host}:{port}",
                 auth_handler=Handshake(),
-                middleware={MIDDLEWARE: CallFactory(self._authenticator)},
+                middleware={MIDDLEWARE: CallFactory(authenticator)},
             )
         except (pa.ArrowException, OSError):
             raise ConfigError(
@@ -134,28 +127,38 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         call = context.get_middleware(MIDDLEWARE)
         assert isinstance(call, Call)
         call.gone = context.is_cancelled
+        call.peer = context.peer()
         return call
 
+    def shutdown(self) -> None:
+        """End the server and all sessions."""
+        super().shutdown()
+        self._sessions.close()
+
     def get_flight_info(self, context: Any, descriptor: Any) -> flight.FlightInfo:
-        """Answer GetFlightInfo: plan, and give one ticket."""
+        """Answer GetFlightInfo: plan a query, or run what writes; give the tickets of the result."""
         with status.mapped_errors():
-            schema, ticket = self._find(context, c.parse_command(_command_bytes(descriptor)))
-            return flight.FlightInfo(schema, descriptor, [flight.FlightEndpoint(ticket, [])], -1, -1)
+            found = self._handler(self._infos, descriptor)(self._call(context))
+            until = None
+            if found.expires:
+                until = pa.scalar(
+                    self._clock.now_us() + int(self._handle_idle_s * 1e6), pa.timestamp("us", tz="UTC")
+                ).cast(pa.timestamp("ns", tz="UTC"))
+            endpoints = [flight.FlightEndpoint(ticket, [], until) for ticket in found.tickets]
+            return flight.FlightInfo(found.schema, descriptor, endpoints, found.rows, -1)
 
     def get_schema(self, context: Any, descriptor: Any) -> flight.SchemaResult:
-        """Answer GetSchema."""
+        """Answer GetSchema; nothing runs, and no handle is kept."""
         with status.mapped_errors():
-            command = c.parse_command(_command_bytes(descriptor))
-            if isinstance(command, c.CommandStatementQuery):
-                # nobody will fetch: no handle is kept
-                return flight.SchemaResult(self._queries.schema(self._call(context), command.query))
-            return flight.SchemaResult(self._find(context, command)[0])
+            return flight.SchemaResult(self._handler(self._schemas, descriptor)(self._call(context)))
 
-    def _find(self, context: Any, command: c.Command) -> Found:
-        handler = self._infos.get(type(command))
+    @staticmethod
+    def _handler(table: Mapping[type[c.Command], Callable[[Call, Any], Any]], descriptor: Any) -> Callable[[Call], Any]:
+        command = c.parse_command(_command_bytes(descriptor))
+        handler = table.get(type(command))
         if handler is None:
-            raise UnsupportedError(f"{type(command).__name__} gives no rows.", hint=_READ_ONLY)
-        return handler(self._call(context), command)
+            raise UnsupportedError(f"{type(command).__name__} is not offered here.", hint=_OFFERED)
+        return lambda call: handler(call, command)
 
     def do_get(self, context: Any, ticket: Any) -> flight.FlightDataStream:
         """Answer DoGet: run the query of a ticket, or make a catalog's table."""
@@ -166,8 +169,14 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             return flight.RecordBatchStream(self._catalog(parsed))
 
     def _catalog(self, command: CatalogCommand) -> pa.Table:
-        schemas = [SchemaInfo(CATALOG, name) for name in ("market", "system")]
-        return catalog_table(command, self._tables, self._facts, schemas)
+        if isinstance(command, c.CommandGetSqlInfo | c.CommandGetXdbcTypeInfo | c.CommandGetTableTypes):
+            return catalog_table(command, (), self._facts)
+        tables = self._tables
+        if isinstance(command, c.CommandGetTables):
+            return catalog_table(command, tables.tables(), self._facts)
+        if isinstance(command, c.CommandGetCatalogs | c.CommandGetDbSchemas):
+            return catalog_table(command, (), self._facts, tables.schemas())
+        return catalog_table(command, (), self._facts, keys=tables.keys())
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Answer DoPut: take rows, or values to bind."""
@@ -175,14 +184,22 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             command = c.parse_command(_command_bytes(descriptor))
             handler = self._puts.get(type(command))
             if handler is None:
-                raise UnsupportedError(f"{type(command).__name__} is not offered here.", hint=_READ_ONLY)
+                raise UnsupportedError(f"{type(command).__name__} is not offered here.", hint=_OFFERED)
             handler(self._call(context), command, reader, writer)
 
     def _bind(self, call: Call, command: c.CommandPreparedStatementQuery, reader: Any, writer: Any) -> None:
-        batches = [chunk.data for chunk in reader if chunk.data is not None]
-        self._queries.bind(call, command.prepared_statement_handle, batches)
+        self._queries.bind(call, command.prepared_statement_handle, _batches(reader))
         answer = DoPutPreparedStatementResult(command.prepared_statement_handle)
         writer.write(pa.py_buffer(answer.serialize()))
+
+    def _update(self, call: Call, command: c.CommandStatementUpdate, _: Any, writer: Any) -> None:
+        # its stream has no schema, and asking for one fails
+        rows = self._queries.update(call, command.query, command.transaction_id)
+        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+
+    def _prepared_update(self, call: Call, command: c.CommandPreparedStatementUpdate, reader: Any, writer: Any) -> None:
+        rows = self._queries.prepared_update(call, command.prepared_statement_handle, _batches(reader))
+        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
 
     def list_flights(self, context: Any, criteria: Any) -> Iterator[flight.FlightInfo]:
         """Refuse ListFlights: Flight SQL lists tables by CommandGetTables."""
@@ -206,57 +223,6 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             result = handler(self._call(context), request)
         return iter(() if result is None else (flight.Result(pa.py_buffer(result.serialize())),))
 
-    def _create_prepared(self, call: Call, request: ActionCreatePreparedStatementRequest) -> Message:
-        return self._queries.prepare(call, request.query)
-
-    def _close_prepared(self, call: Call, request: ActionClosePreparedStatementRequest) -> None:
-        self._queries.close_prepared(call, request.prepared_statement_handle)
-
-    def _begin_transaction(self, call: Call, request: ActionBeginTransactionRequest) -> Message:
-        """Begin a transaction: there is nothing to write in it, and each statement reads the newest snapshot."""
-        return ActionBeginTransactionResult(self._transactions.add(call.session.user, True))
-
-    def _end_transaction(self, call: Call, request: ActionEndTransactionRequest) -> None:
-        self._transactions.get(call.session.user, request.transaction_id)
-        self._transactions.remove(call.session.user, request.transaction_id)
-
-    def _close_session(self, call: Call, request: CloseSessionRequest) -> Message:
-        self._authenticator.end(call.session)
-        return CloseSessionResult(CloseSessionStatus.CLOSED)
-
-    def _feed_report(self, call: Call, request: FeedReport) -> None:
-        try:
-            values = json.loads(request.json)
-        except ValueError:
-            values = None
-        if not isinstance(values, dict):
-            raise InputError("a feed's report is a JSON object.")
-        self._engine.feeds.report(request.feed, values)
-
-    def _flush(self, call: Call, request: Flush) -> Message:
-        return FlushResult(self._store.flush())
-
-    def _pin(self, call: Call, request: CreatePin) -> Message:
-        cuts = {name: table.state.last_seq for name, table in self._store.tables.items()}
-        return _told(self._store.pins.create(cuts, request.seconds))
-
-    def _renew_pin(self, call: Call, request: RenewPin) -> Message:
-        return _told(self._store.pins.renew(request.id, request.seconds))
-
-    def _release_pin(self, call: Call, request: ReleasePin) -> None:
-        """Let a pin go; one that is gone already is no error."""
-        self._store.pins.release(request.id)
-
-    def _health(self, call: Call, request: Health) -> Message:
-        health = self._store.health
-        rows = health.conditions()
-        components = tuple(HealthComponent(r.component, r.state, r.since_us, r.detail, r.hint) for r in rows)
-        return HealthResult(health.state, components)
-
-
-def _told(pin: StoredPin) -> Pin:
-    return Pin(pin.id, pin.cuts, pin.created_us, pin.expires_us)
-
 
 def _check_free(host: str, port: int) -> None:
     """Raise OSError if the address is taken: gRPC shares a port with another gRPC server without a word."""
@@ -266,7 +232,7 @@ def _check_free(host: str, port: int) -> None:
         probe.bind(address)
 
 
-_READ_ONLY = "Tables are read-only by SQL; rows come in over DoPut."
+_OFFERED = "See ListActions and SqlInfo for what is."
 
 
 def _command_bytes(descriptor: Any) -> bytes:
@@ -274,3 +240,7 @@ def _command_bytes(descriptor: Any) -> bytes:
         raise UnsupportedError("only descriptors with a Flight SQL command are taken.", hint="Use a Flight SQL client.")
     command: bytes = descriptor.command
     return command
+
+
+def _batches(reader: Any) -> list[pa.RecordBatch]:
+    return [chunk.data for chunk in reader if chunk.data is not None]

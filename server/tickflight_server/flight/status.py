@@ -27,6 +27,8 @@ from tickflight_server.errors import (
     PermissionDeniedError,
     ServerError,
     StorageError,
+    TimedOutError,
+    TransactionError,
     UnsupportedError,
 )
 
@@ -58,7 +60,10 @@ _TABLE: tuple[tuple[type[ServerError], type[Exception]], ...] = (
     (UnsupportedError, Unimplemented),
     (NotFoundError, NotFound),
     (InputError, InvalidArgument),
+    (TimedOutError, flight.FlightTimedOutError),
     (CancelledError, flight.FlightCancelledError),
+    # UNKNOWN: dialects look for the engine's words in it
+    (TransactionError, flight.FlightServerError),
     (BusyError, flight.FlightUnavailableError),
     (LogClosedError, flight.FlightUnavailableError),
     (StorageError, flight.FlightInternalError),

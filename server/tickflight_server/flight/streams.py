@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from tickflight_server.flight.status import mapped_errors
-from tickflight_server.query.engine import BATCH_ROWS_MIN, Execution, row_bytes
+from tickflight_server.query.execution import BATCH_ROWS_MIN, Execution, row_bytes
 from tickflight_server.schemas import STORED
 
 # text columns of the stored tables that hold names and ids; the engine's batch size allows for them
@@ -48,12 +48,18 @@ def stream(execution: Execution, batch_bytes: int) -> flight.FlightDataStream:
     return generated(schema, (p for batch in execution.batches() for p in cut_by_bytes(batch, batch_bytes)))
 
 
-def generated(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> flight.FlightDataStream:
-    """Return ``batches`` as a stream; what goes wrong in their making reaches the client like any other error."""
+def generated(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], batch_bytes: int | None = None
+) -> flight.FlightDataStream:
+    """Return ``batches`` as a stream; what goes wrong in their making reaches the client like any other error.
+
+    With ``batch_bytes`` they are cut by bytes first.
+    """
 
     def guarded() -> Iterator[pa.RecordBatch]:
         with mapped_errors():
-            yield from batches
+            for batch in batches:
+                yield from (batch,) if batch_bytes is None else cut_by_bytes(batch, batch_bytes)
 
     if any(map(_has_dictionary, schema)):
         # pyarrow's generator streams send no dictionaries; its readers do, but every Flight error of theirs is UNKNOWN

@@ -1,26 +1,31 @@
 """The engine's database and the few calls on its connections.
 
-The rule of this file: the database holds views and no rows. A view reads a temporary table of the connection, which
-each query gives its own contents; nothing outside the data folder can be reached.
+The rule of this file: of market data the database holds views and no rows. A view reads a temporary table of the
+connection, which each query gives its own contents; what users make is in the database's file. Nothing outside the
+data folder can be reached.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import structlog
 
 from tickflight_server.config import QuerySettings
 from tickflight_server.paths import Layout
-from tickflight_server.query.statement import CATALOG, Parameters, view_name
+from tickflight_server.query.statement import Parameters, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
+from tickflight_server.query.travel import CATALOG
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store
 
+LOG = structlog.get_logger(__name__)
 MACROS = {
     "now": "TIMESTAMP",
     "get_current_timestamp": "TIMESTAMP",
@@ -34,8 +39,13 @@ MACROS = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
-def make_database(store: Store, settings: QuerySettings, prefix: str) -> duckdb.DuckDBPyConnection:
-    """Return an empty in-memory database with the views, locked against everything but the data folder."""
+def make_database(
+    store: Store, settings: QuerySettings, prefix: str, file: Path | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Return a database with the views, and the users' tables of ``file``, locked against everything but the data.
+
+    A file that cannot be read is set aside, and told: market data is served all the same.
+    """
     config: dict[str, str | bool | int | float | list[str]] = {
         "asof_loop_join_threshold": "0",
         "memory_limit": f"{settings.memory_mb}MiB",
@@ -44,21 +54,12 @@ def make_database(store: Store, settings: QuerySettings, prefix: str) -> duckdb.
         config["threads"] = str(settings.threads)
     database = duckdb.connect(":memory:", config=config)
     run = database.execute
-    run(f"ATTACH ':memory:' AS {CATALOG}")
+    _attach(run, file, store)
     run(f"USE {CATALOG}")
     run("DETACH memory")
     run("SET GLOBAL TimeZone = 'UTC'")
     run("SET GLOBAL python_enable_replacements = false")
-    for schema in ("market", "system"):
-        run(f'CREATE SCHEMA {CATALOG}."{schema}"')
-    for name, kind in MACROS.items():
-        run(f"CREATE MACRO {CATALOG}.market.{name}() AS getvariable('__now')::{kind}")
-    tables = [(t.schema, t.name, t.arrow(store.numeric)) for t in STORED.values()]
-    tables += [("system", name, schema) for name, (schema, _, _) in SYSTEM_TABLES.items()]
-    for schema, name, arrow in tables:
-        database.register(view_name(schema, name), arrow.empty_table())
-        columns = ", ".join(f'"{n}"' for n in arrow.names)
-        run(f'CREATE VIEW {CATALOG}."{schema}"."{name}" AS SELECT {columns} FROM temp.main.{view_name(schema, name)}')
+    _make_views(database, store)
     # a list setting takes no parameter
     layout = Layout(Path(prefix))
     # below the data folder as the queries name them
@@ -68,7 +69,62 @@ def make_database(store: Store, settings: QuerySettings, prefix: str) -> duckdb.
     run(f"SET GLOBAL allowed_directories = [{folders}]")
     _allow_spilling(run, layout, settings.spill_mb)
     run("SET GLOBAL enable_external_access = false")
+    # what the server itself sets for a session
+    run("SET GLOBAL allowed_configs = ['search_path', 'schema', 'TimeZone']")
+    run("SET GLOBAL lock_configuration = true")
     return database
+
+
+def _attach(run: Callable[[str], object], file: Path | None, store: Store) -> None:
+    """Attach the users' database; set one aside that cannot be read."""
+    if file is None:
+        run(f"ATTACH ':memory:' AS {CATALOG}")
+        return
+    attach = "ATTACH '{}' AS {}".format(str(file).replace("'", "''"), CATALOG)
+    try:
+        run(attach)
+        store.health.ok("workspace")
+        return
+    except duckdb.Error as error:
+        aside = file.with_name(f"{file.name}.damaged-{time.time_ns() // 1_000_000}")
+        text = str(error).splitlines()[0].replace(f"{store.root}/", "")
+    for path in (file, file.with_name(f"{file.name}.wal")):
+        if path.exists():
+            path.rename(aside.with_name(aside.name + path.name.removeprefix(file.name)))
+    run(attach)
+    LOG.error("workspace.set_aside", error=text, kept_as=aside.name)
+    store.health.report(
+        "workspace",
+        "degraded",
+        f"the users' tables could not be read and were set aside: {text}",
+        f"Schema workspace is empty; what was in it is in _tickflight/{aside.name}.",
+    )
+
+
+def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Make the server's own schemas anew: a file may be of another version."""
+    run = database.execute
+    run("BEGIN TRANSACTION")
+    for schema in ("market", "system", "workspace"):
+        run(f'CREATE SCHEMA IF NOT EXISTS {CATALOG}."{schema}"')
+    for name, kind in MACROS.items():
+        run(f"CREATE OR REPLACE MACRO {CATALOG}.market.{name}() AS getvariable('__now')::{kind}")
+    tables = [(t.schema, t.name, t.arrow(store.numeric)) for t in STORED.values()]
+    tables += [("system", name, schema) for name, (schema, _, _) in SYSTEM_TABLES.items()]
+    for schema, name, arrow in tables:
+        database.register(view_name(schema, name), arrow.empty_table())
+        columns = ", ".join(f'"{n}"' for n in arrow.names)
+        view = f'{CATALOG}."{schema}"."{name}"'
+        run(f"CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM temp.main.{view_name(schema, name)}")
+    known = {(schema, name) for schema, name, _ in tables}
+    left = run(
+        f"""SELECT schema_name, view_name FROM duckdb_views()
+        WHERE database_name = '{CATALOG}' AND schema_name IN ('market', 'system')"""
+    )
+    for schema, name in left.fetchall():
+        if (schema, name) not in known:
+            run(f'DROP VIEW {CATALOG}."{schema}"."{name}"')
+    run("COMMIT")
 
 
 def _allow_spilling(run: Callable[[str], object], layout: Layout, spill_mb: int) -> None:
@@ -87,10 +143,11 @@ def set_now(connection: duckdb.DuckDBPyConnection, now_us: int) -> None:
 
 def relation(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters) -> Any:
     """Return ``sql`` bound as a relation, which streams its result without copying it once more."""
-    return connection.sql(sql, params=_engine_parameters(parameters))
+    return connection.sql(sql, params=engine_parameters(parameters))
 
 
-def _engine_parameters(parameters: Parameters) -> Any:
+def engine_parameters(parameters: Parameters) -> Any:
+    """Return the values as the engine takes them, None for none."""
     if not parameters:
         return None
     # the engine knows ? and $1 by the names "1", "2", …
@@ -112,7 +169,7 @@ def find_place(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Para
         return error
     try:
         # only on a probing connection, whose tables are empty; it fails while it binds
-        connection.execute(sql, _engine_parameters(parameters))
+        connection.execute(sql, engine_parameters(parameters))
         connection.abort()
     except duckdb.Error as placed:
         return placed if type(placed) is type(error) else error

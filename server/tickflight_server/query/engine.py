@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from queue import Empty, LifoQueue
 
 import duckdb
 import pyarrow as pa
 
 from tickflight_server.clock import Clock, SystemClock
-from tickflight_server.config import QuerySettings
-from tickflight_server.errors import BusyError, ServerError
+from tickflight_server.config import MIB, QuerySettings
+from tickflight_server.errors import BusyError, ServerError, TooLargeError
+from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import make_database, relation, set_now
+from tickflight_server.query.execution import Execution, batch_rows_for, interrupt
 from tickflight_server.query.failures import translate
-from tickflight_server.query.probe import Filters, Prober
-from tickflight_server.query.sources import Opened, Sources
-from tickflight_server.query.statement import CATALOG, Parameters, Reading, Statement, StatementReader, view_name
+from tickflight_server.query.probe import Filters
+from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
+from tickflight_server.query.shares import Share, split
+from tickflight_server.query.sources import Opened, Sources, take_back
+from tickflight_server.query.statement import READING, NoQueryError, Parameters, Reading, Statement, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import FeedBoard, SystemSource, make_table
 from tickflight_server.query.travel import Travel
+from tickflight_server.query.workspace import Workspace
+from tickflight_server.query.writing import Writing, WritingReader
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store, TableSnapshot
 
-BATCH_ROWS_MIN = 2048  # the engine's vectors
+Started = Callable[[Callable[[], None]], None]
+"""Is given what cancels a statement, as soon as there is something to cancel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,60 +56,6 @@ class Plan:
     versions: Mapping[str, int] = field(default_factory=dict)
 
 
-class Execution:
-    """A query under way: ``reader`` streams its result; ``close`` frees everything, in any state."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        connection: duckdb.DuckDBPyConnection,
-        reader: pa.RecordBatchReader,
-        held: ExitStack,
-    ) -> None:
-        self._engine = engine
-        self._connection = connection
-        self._held = held
-        self.reader = reader
-        self.opened: dict[str, Opened] = {}
-        self._closed = threading.Lock()
-
-    def __enter__(self) -> Execution:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield what ``reader`` does, with the engine's errors translated.
-
-        Raises:
-            ServerError: the engine failed in the middle.
-        """
-        try:
-            yield from self.reader
-        except Exception as error:
-            raise self._engine.translate(error) from None
-
-    def cancel(self) -> None:
-        """Stop the engine's work on this query; a thread that reads it gets an error."""
-        _interrupt(self._connection)
-
-    def close(self) -> None:
-        """Free the query's place and memory; a second call does nothing.
-
-        A thread that reads at this moment gets an error, and the memory is free when it lets go of the reader.
-        """
-        if self._closed.acquire(blocking=False):
-            del self.reader
-            _interrupt(self._connection)
-            with suppress(duckdb.Error):  # the engine refuses to close a connection on which a thread reads
-                self._connection.close()
-            try:
-                self._held.close()
-            finally:
-                self._engine.release()
-
-
 class Engine:
     """Runs SQL over a store.
 
@@ -111,10 +63,16 @@ class Engine:
         store: whose tables are queried.
         settings: limits.
         feeds: reports of feed processes, for ``system.feeds``.
+        workspace: the file of the users' own tables; without one they end with the engine.
     """
 
     def __init__(
-        self, store: Store, settings: QuerySettings, feeds: FeedBoard | None = None, clock: Clock | None = None
+        self,
+        store: Store,
+        settings: QuerySettings,
+        feeds: FeedBoard | None = None,
+        clock: Clock | None = None,
+        workspace: Path | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -124,33 +82,35 @@ class Engine:
         # can reword, has no path of the machine in it
         self._folder = "" if Path.cwd() == store.root else f"{store.root}/"
         self._sources = Sources(store, self._folder)
-        self._database = make_database(store, settings, self._folder)
+        database = make_database(store, settings, self._folder, workspace)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
-        self._probers: LifoQueue[Prober] = LifoQueue()
-        self._readers: LifoQueue[StatementReader] = LifoQueue()
+        self.connections = Connections(database, store.numeric, settings.sql_bytes_max)
+        self.workspace = Workspace(self.connections, self.give_empty)
 
     @property
     def engine_version(self) -> str:
         """DuckDB's version."""
         return str(duckdb.__version__)
 
+    @property
+    def settings(self) -> QuerySettings:
+        """The limits."""
+        return self._settings
+
     def tables(self) -> Iterator[tuple[str, str, str, pa.Schema]]:
-        """Yield schema, name, comment and Arrow schema of every table that can be queried."""
+        """Yield schema, name, comment and Arrow schema of every table of the server's own."""
         for name, table in STORED.items():
             yield table.schema, name, table.comment, table.arrow(self._store.numeric)
         for name, (schema, _, comment) in SYSTEM_TABLES.items():
             yield "system", name, comment, schema
 
+    def session(self) -> SqlSession:
+        """Return a new session; the caller closes it."""
+        return SqlSession(self.connections.connect, self._settings.queue_timeout_s)
+
     def close(self) -> None:
         """Let the engine go."""
-        with suppress(Empty):
-            while True:
-                self._probers.get_nowait().close()
-        self._database.close()
-
-    def release(self) -> None:
-        """Give back a query's place; called by ``Execution.close``."""
-        self._places.release()
+        self.connections.close()
 
     def parameter_names(self, sql: str) -> tuple[str, ...]:
         """Return the names of a statement's parameters in order: "1", "2", … for ``?`` and ``$1``.
@@ -158,14 +118,45 @@ class Engine:
         Raises:
             StatementError: it does not parse.
         """
-        with self._statement_reader() as reader:
+        with self.connections.reader() as reader:
             return reader.parameter_names(sql)
 
-    def plan(self, sql: str, parameters: Parameters = (), *, guessed: bool = False) -> Plan:
-        """Bind ``sql`` without running it on data; find its result schema and the filters that reach each table.
+    def read(self, sql: str) -> Statement | Writing:
+        """Return what ``sql`` is: a query, or a statement that writes.
+
+        Raises:
+            StatementError: it does not parse, or is not exactly one statement.
+            PermissionDeniedError: it is not for users; the hint says what to do instead.
+            UnsupportedError: it is not offered.
+            TooLargeError: it is too long.
+        """
+        with self.connections.reader() as reader:
+            try:
+                statement = reader.read(sql)
+            except NoQueryError:
+                writing = WritingReader(reader, self.connections.macros).read(sql)
+                return replace(writing, reads=self.resolved(writing.reads))
+        return self.resolved(statement)
+
+    def resolved(self, statement: Statement) -> Statement:
+        """Return ``statement`` with the tables that it reads through the users' views and macros."""
+        tables = self.workspace.reads(statement)
+        return statement if tables is statement.tables else replace(statement, tables=tables)
+
+    def plan(
+        self,
+        sql: str | Statement,
+        parameters: Parameters = (),
+        *,
+        guessed: bool = False,
+        options: Options = DEFAULTS,
+        seat: Seat | None = None,
+    ) -> Plan:
+        """Bind a query without running it on data; find its result schema and the filters that reach each table.
 
         ``parameters`` are the values of ``?`` and ``$1`` in order, or of ``$name`` by name, as Python values; with
-        ``guessed`` they only stand for ones to come, and the plan is not to be executed.
+        ``guessed`` they only stand for ones to come, and the plan is not to be executed. ``seat`` is where the query is
+        to run, if not on a connection of its own.
 
         Raises:
             StatementError: it does not parse or bind; the message has the engine's place marker.
@@ -173,13 +164,17 @@ class Engine:
             TooLargeError: it is too long.
             NotFoundError: there is no such version of a table, or it is gone.
         """
-        with self._statement_reader() as reader:
-            statement = reader.read(sql)
+        if isinstance(sql, str):
+            statement = self.read(sql)
+            if isinstance(statement, Writing):
+                raise NoQueryError(f"{statement.verb} is no query.", hint=READING)
+        else:
+            statement = sql
         asked = [] if guessed else [(travel, travel.asked(parameters)) for travel in statement.travels]
         left = statement.left(parameters)
         now_us = self._clock.now_us()
         try:
-            with self._prober() as prober:
+            with self.connections.prober(options, seat) as prober:
                 schema, filters = prober.find(statement, left, now_us=now_us, timeout_s=self._settings.probe_timeout_s)
         except Exception as error:
             raise self.translate(error, statement) from None
@@ -199,82 +194,137 @@ class Engine:
             translated.message = statement.in_callers_words(translated.message)
         return translated
 
+    # --- running queries
+
     def execute(
         self,
         plan: Plan,
         *,
         cuts: Mapping[str, int] | None = None,
         batch_rows: int | None = None,
-        started: Callable[[Callable[[], None]], None] | None = None,
+        started: Started | None = None,
+        options: Options = DEFAULTS,
+        seat: Seat | None = None,
+        share: Share | None = None,
     ) -> Execution:
-        """Run a bound statement over the newest snapshot; the caller closes the execution.
+        """Run a bound query over the newest snapshot; the caller closes the execution.
 
         With ``cuts`` it sees of each stored table the rows with ``seq`` up to the table's, and none of one that is not
-        in it. When this returns the first batch is there, which may take long; ``started`` is given what cancels it
-        before.
+        in it; with ``share`` that part of its one table. On a ``seat`` all of the result is fetched before this
+        returns; else the first batch is. That may take long: ``started`` is given what cancels it before.
 
         Raises:
             BusyError: no place among the running queries came free in time.
             NotFoundError: a version that it asks for is gone.
             StorageError: a part is missing or damaged.
+            TooLargeError: the result on a seat is above ``query.session_result_mb``.
             ServerError: the engine failed.
         """
+        rows = batch_rows or batch_rows_for(plan.schema, self._settings.batch_bytes)
+        held = ExitStack()
+        try:
+            self.enter(held)
+            if seat is not None:
+                return self._execute_on(seat, plan, cuts, rows, started, held)
+            connection = self.connections.connect(options)
+            try:
+                if started is not None:
+                    started(lambda: interrupt(connection))
+                opened = self._open(connection, plan, cuts, held, share)
+                reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException as error:
+            held.close()
+            if isinstance(error, Exception):
+                raise self.translate(error, plan.statement) from None
+            raise
+        execution = Execution(reader, held, self.translate, connection)
+        execution.opened = opened
+        return execution
+
+    def enter(self, held: ExitStack) -> None:
+        """Take a place among the running statements until ``held`` is closed."""
         if not self._places.acquire(timeout=self._settings.queue_timeout_s):
             raise BusyError(
                 f"{self._settings.concurrent_max} queries run already (query.concurrent_max).", hint="Try again later."
             )
-        try:
-            return self._execute(
-                plan, cuts, batch_rows or batch_rows_for(plan.schema, self._settings.batch_bytes), started
-            )
-        except BaseException as error:
-            self.release()
-            if isinstance(error, Exception):
-                raise self.translate(error, plan.statement) from None
-            raise
+        self._store.metrics.add("queries")
+        held.callback(self._leave)
 
-    def _execute(
+    def _leave(self) -> None:
+        self._store.metrics.add("queries_ended")
+        self._places.release()
+
+    def _execute_on(
         self,
+        seat: Seat,
         plan: Plan,
         cuts: Mapping[str, int] | None,
-        batch_rows: int,
-        started: Callable[[Callable[[], None]], None] | None,
+        rows: int,
+        started: Started | None,
+        held: ExitStack,
     ) -> Execution:
-        connection, held = self._connect(), ExitStack()
-        try:
+        """Run a query on a session's connection, and fetch all of its result."""
+        limit = self._settings.session_result_mb * MIB
+        with seat.taken() as connection, ExitStack() as sources:
             if started is not None:
-                started(lambda: _interrupt(connection))
-            return self._start(connection, plan, cuts, batch_rows, held)
-        except BaseException:
-            connection.close()
-            held.close()
-            raise
+                started(lambda: interrupt(connection))
+            views = [r.view for r in plan.statement.readings()]
+            take_back(connection, views)
+            sources.callback(take_back, connection, views)
+            opened = self._open(connection, plan, cuts, sources, None)
+            reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
+            batches, size = [], 0
+            for batch in reader:
+                batches.append(batch)
+                size += batch.nbytes
+                if size > limit:
+                    raise TooLargeError(
+                        f"the result is above query.session_result_mb ({limit // MIB} MB), which holds in a "
+                        "transaction that has written and in a session with temporary tables.",
+                        hint="End the transaction first, or narrow the query.",
+                    )
+            schema = reader.schema
+            del reader
+        execution = Execution(pa.RecordBatchReader.from_batches(schema, batches), held, self.translate)
+        execution.opened = opened
+        return execution
 
-    def _start(
+    def _open(
         self,
         connection: duckdb.DuckDBPyConnection,
         plan: Plan,
         cuts: Mapping[str, int] | None,
-        batch_rows: int,
         held: ExitStack,
-    ) -> Execution:
+        share: Share | None,
+    ) -> dict[str, Opened]:
+        """Give ``connection`` what the query is to see."""
         opened = {}
         for reading in plan.statement.readings():
             upto = None if cuts is None else cuts.get(reading.table.name, 0)
-            snapshot, filters = self._snapshot(reading, plan, upto), plan.filters[reading.key]
-            opened[reading.key] = self._sources.give(connection, reading.view, snapshot, filters, upto, held)
-        source = SystemSource(self._store, self.feeds)
-        for schema, name in plan.statement.tables:
-            if name in SYSTEM_TABLES and schema in ("", "system"):
-                connection.register(view_name("system", name), make_table(name, source))
+            snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
+            opened[reading.key] = self._sources.give(
+                connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held
+            )
+        self.give_system(connection, plan.statement)
         set_now(connection, plan.now_us)
-        reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(batch_rows)
-        execution = Execution(self, connection, reader, held)
-        execution.opened = opened
-        self._store.metrics.add("queries")
         self._store.metrics.add("parts_opened", sum(len(o.parts) for o in opened.values()))
         self._store.metrics.add("segments_read", sum(len(o.segments) for o in opened.values()))
-        return execution
+        return opened
+
+    def give_system(self, connection: duckdb.DuckDBPyConnection, statement: Statement) -> None:
+        """Let ``connection`` see those system tables that ``statement`` names."""
+        source = SystemSource(self._store, self.feeds)
+        for schema, name in statement.tables:
+            if name in SYSTEM_TABLES and schema in ("", "system"):
+                connection.register(view_name("system", name), make_table(name, source))
+
+    def give_empty(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let views over the server's tables bind on ``connection``."""
+        for schema, name, _, arrow in self.tables():
+            connection.register(view_name(schema, name), arrow.empty_table())
 
     def _snapshot(self, reading: Reading, plan: Plan, upto: int | None) -> TableSnapshot:
         """Return what a query is to see of a table; of a version, rows after ``upto`` are still to be left out."""
@@ -282,60 +332,54 @@ class Engine:
             return self._store.snapshot(reading.table.name, upto)
         return self._store.snapshot_at(reading.table.name, plan.versions[reading.key])
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
-        connection = self._database.cursor()
-        connection.execute(f"SET search_path = '{CATALOG}.market,{CATALOG}.system'")
-        return connection
+    def shares(self, plan: Plan, cuts: Mapping[str, int] | None) -> list[Share]:
+        """Return the parts that a row-wise scan of one table is to be read in, none if it is better read at once.
 
-    @contextmanager
-    def _prober(self) -> Iterator[Prober]:
-        try:
-            prober = self._probers.get_nowait()
-        except Empty:
-            prober = Prober(self._connect(), self._store.numeric)
-        try:
-            yield prober
-        except duckdb.Error:
-            # a statement that does not bind leaves nothing behind
-            self._probers.put(prober)
-            raise
-        except BaseException:
-            prober.close()
-            raise
-        self._probers.put(prober)
+        Together they have each row of one snapshot once.
+        """
+        readings = plan.statement.readings()
+        if not plan.statement.rowwise or len(readings) != 1 or readings[0].travel is not None:
+            return []
+        (reading,) = readings
+        upto = None if cuts is None else cuts.get(reading.table.name, 0)
+        whole = self._store.snapshot(reading.table.name, upto)
+        return split(whole, plan.filters.get(reading.key), upto, self._settings)
 
-    @contextmanager
-    def _statement_reader(self) -> Iterator[StatementReader]:
-        try:
-            reader = self._readers.get_nowait()
-        except Empty:
-            reader = StatementReader(self._connect(), self._settings.sql_bytes_max)
-        try:
-            yield reader
-        finally:
-            self._readers.put(reader)
+    # --- statements that are prepared
 
+    def parameter_schema(self, statement: Statement | Writing, names: tuple[str, ...], options: Options) -> pa.Schema:
+        """Return a field for each of a statement's parameters, of the type that its place asks for."""
+        return pa.schema([pa.field(name, pa.null()) for name in names])
 
-def _interrupt(connection: duckdb.DuckDBPyConnection) -> None:
-    with suppress(duckdb.Error):  # it is closed already
-        connection.interrupt()
+    def returned(self, writing: Writing, options: Options) -> pa.Schema | None:
+        """Return the schema of what a writing statement gives back, None if nothing; nothing runs."""
+        return None
 
+    # --- what writers use
 
-def batch_rows_for(schema: pa.Schema, batch_bytes: int) -> int:
-    """Return how many rows make a batch of about ``batch_bytes``: 2,048 to 131,072, the engine's vectors in whole."""
-    return max(BATCH_ROWS_MIN, min(131_072, batch_bytes // row_bytes(schema) // BATCH_ROWS_MIN * BATCH_ROWS_MIN))
+    def open_for(
+        self, connection: duckdb.DuckDBPyConnection, writing: Writing, *, plain: bool, options: Options, held: ExitStack
+    ) -> None:
+        """Give ``connection`` what a writing statement reads: what its query's filters let through, or all of it.
 
-
-def row_bytes(schema: pa.Schema) -> int:
-    """Return the bytes that a row of ``schema`` takes, roughly where a value has no fixed size."""
-    return sum(_width(f.type) for f in schema) or 1
-
-
-def _width(kind: pa.DataType) -> int:
-    """Return the bytes that a value of ``kind`` takes, roughly for what has no fixed size."""
-    if pa.types.is_nested(kind):
-        return 256
-    try:
-        return max(1, int(kind.bit_width) // 8)
-    except ValueError:
-        return 24
+        ``plain``: it has no parameters, and so its query can be planned by itself.
+        """
+        set_now(connection, self._clock.now_us())
+        reads = writing.reads
+        readings = reads.readings()
+        if not readings and not any(name in SYSTEM_TABLES for _, name in reads.tables):
+            return
+        if not writing.runs:
+            self.give_empty(connection)
+            return
+        filters: Mapping[str, Filters | None] = {}
+        if writing.query is not None and plain:
+            with suppress(ServerError):  # it names what only the transaction has: then all is opened
+                filters = self.plan(self.resolved(writing.query), options=options).filters
+        views = [r.view for r in readings]
+        take_back(connection, views)
+        held.callback(take_back, connection, views)
+        for reading in readings:
+            snapshot = self._store.snapshot(reading.table.name)
+            self._sources.give(connection, reading.view, snapshot, filters.get(reading.key), None, held)
+        self.give_system(connection, reads)

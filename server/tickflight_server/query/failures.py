@@ -18,6 +18,7 @@ from tickflight_server.errors import (
     ServerError,
     StatementError,
     StorageError,
+    TransactionError,
     UnsupportedError,
 )
 
@@ -26,6 +27,7 @@ _LIMIT_HINT = "Narrow the query by symbol and timestamp, or raise query.memory_m
 # first match counts; DuckDB's classes derive from each other
 _TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = (
     (duckdb.InterruptException, CancelledError, None),
+    (duckdb.TransactionException, TransactionError, None),
     (duckdb.InternalException, ServerError, "Write the query in another way; it is a defect of the engine."),
     (duckdb.FatalException, ServerError, "See the server's log, and restart it."),
     (duckdb.ParserException, StatementError, None),

@@ -6,7 +6,8 @@ and types, whenever it was written; rows beyond the cut are left out by the view
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
 from tickflight_server.schemas import NumericType, TableSchema
-from tickflight_server.store import Store, TableSnapshot
+from tickflight_server.store import PartIndex, Segment, Store, TableSnapshot
 
 _SQL_TYPES: tuple[tuple[Any, str], ...] = (
     (pa.types.is_string, "VARCHAR"),
@@ -66,10 +67,7 @@ class Sources:
         """
         table = snapshot.table
         held.callback(_let_go, snapshot)  # the store leaves the parts of a snapshot that somebody holds
-        by_segment, by_part = SegmentCandidates(snapshot.segments), PartCandidates(snapshot.parts)
-        keep = _keep(filters, by_segment, upto)
-        segments = [s for s, wanted in zip(snapshot.segments, keep, strict=True) if wanted]
-        parts = snapshot.parts.chosen(_keep(filters, by_part, upto))
+        segments, parts = chosen(snapshot, filters, upto)
         ring = pa.Table.from_batches([s.batch for s in segments], schema=table.arrow(self._store.numeric, memory=True))
         later = upto is not None and any(s.last_seq > upto for s in segments)
         if len(parts) == 0 and not later:
@@ -92,6 +90,24 @@ class Sources:
 
     def _place(self, path: str) -> str:
         return path if path.startswith("/") else f"{self._folder}{path}"
+
+
+def chosen(snapshot: TableSnapshot, filters: Filters | None, upto: int | None) -> tuple[list[Segment], PartIndex]:
+    """Return the segments and parts of ``snapshot`` that some scan needs."""
+    by_segment, by_part = SegmentCandidates(snapshot.segments), PartCandidates(snapshot.parts)
+    keep = _keep(filters, by_segment, upto)
+    segments = [s for s, wanted in zip(snapshot.segments, keep, strict=True) if wanted]
+    return segments, snapshot.parts.chosen(_keep(filters, by_part, upto))
+
+
+def take_back(connection: duckdb.DuckDBPyConnection, views: Iterable[str]) -> None:
+    """Let ``connection`` forget what it was given as ``views``, if anything."""
+    for view in views:
+        with suppress(duckdb.Error):  # the transaction was aborted, and they go with it
+            connection.execute(f"DROP VIEW IF EXISTS temp.main.{view}")
+        for name in (view, f"{view}_ring", f"{view}_none"):
+            with suppress(duckdb.Error):
+                connection.unregister(name)
 
 
 def parts_select(table: TableSchema, view: str, numeric: NumericType, *, evolved: bool) -> str:

@@ -8,38 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
 
 from tickflight_server.errors import StatementError, TooLargeError, UnsupportedError
 from tickflight_server.query import travel
-from tickflight_server.query.travel import Travel, walk
+from tickflight_server.query.allowed import Found, is_rowwise, look
+from tickflight_server.query.travel import CATALOG, Travel, walk
 from tickflight_server.schemas import STORED, TableSchema
 
-CATALOG = "tickflight"
-# Table functions that make rows of nothing or of their arguments, or tell about the catalog; none reads a file.
-TABLE_FUNCTIONS = frozenset(
-    {
-        *("range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree", "test_all_types"),
-        *("duckdb_columns", "duckdb_constraints", "duckdb_databases", "duckdb_functions", "duckdb_indexes"),
-        *("duckdb_keywords", "duckdb_schemas", "duckdb_sequences", "duckdb_tables", "duckdb_types", "duckdb_views"),
-        *("pragma_table_info", "pragma_version", "sql_auto_complete", "icu_calendar_names", "pg_timezone_names"),
-    }
-)
-# Scalar functions that tell about the machine or the server's settings, bind another text, or hold a thread.
-REFUSED_FUNCTIONS = frozenset(
-    {
-        *("current_setting", "getenv", "getvariable", "write_log", "query", "query_table"),
-        *("json_serialize_plan", "sleep_ms", "pg_sleep"),
-    }
-)
-# Views of the engine's own that show its settings, files and log.
-REFUSED_TABLES = frozenset({"pg_settings", "pragma_database_list", "duckdb_logs", "pg_prepared_statements"})
-# A WITH may also hold INSERT, UPDATE, DELETE and COPY TO, which are nodes of other types.
-_QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 _COMMENTS = r"(?>\s+|--[^\n]*\n|/\*.*?\*/)*+"  # never tried a second way, so that no text takes long
 _OPTION = r"(?:ANALYZE|FORMAT\s+\w+)"
 _EXPLAIN = re.compile(
@@ -48,7 +28,7 @@ _EXPLAIN = re.compile(
 )
 _ANALYZE = re.compile(r"ANALYZE", re.IGNORECASE)
 _DESCRIBE_SYSTEM = re.compile(r"\b((?:DESCRIBE|DESC|SUMMARIZE)\s+)(\"?system\"?\s*\.)", re.IGNORECASE)
-_READING = "SELECT, WITH, VALUES, FROM, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN are taken."
+READING = "SELECT, WITH, VALUES, FROM, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN are taken."
 
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -57,6 +37,10 @@ Parameters = Sequence[Any] | Mapping[str, Any]
 def view_name(schema: str, name: str) -> str:
     """Return the name of the temporary table that holds what a connection sees of a table."""
     return f"__{schema}_{name}"
+
+
+class NoQueryError(UnsupportedError):
+    """A text that is a statement, and no query."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +70,7 @@ class Statement:
     ``tables`` are the other names it refers to, as (schema or "", table). ``explain`` says that it is an EXPLAIN;
     ``probe_sql`` is then the one that runs nothing, without ANALYZE. Parameters in ``spent`` are only ``travels``'.
     ``words`` are what was written anew, with what stood there.
+    ``functions`` are those that it calls; ``rowwise``: each row of the result comes from one row of one table.
     """
 
     sql: str
@@ -95,6 +80,8 @@ class Statement:
     travels: tuple[Travel, ...] = ()
     spent: frozenset[str] = frozenset()
     words: tuple[tuple[str, str], ...] = ()
+    functions: frozenset[str] = frozenset()
+    rowwise: bool = False
 
     def readings(self) -> list[Reading]:
         """Return the stored tables that it may read; a name without a schema is looked up in both."""
@@ -119,21 +106,17 @@ class Statement:
         return text
 
 
-@dataclass
-class _Found:
-    """What a walk over a statement's tree came across."""
-
-    tables: set[tuple[str, str]] = field(default_factory=set)
-    system: list[int] = field(default_factory=list)
-    versions: list[tuple[dict[str, Any], Travel]] = field(default_factory=list)
-
-
 class StatementReader:
     """Reads SQL texts with an engine connection of its own; not for use by two threads at once."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, sql_bytes_max: int) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, sql_bytes_max: int, aggregates: Collection[str] = ()
+    ) -> None:
         self._connection = connection
         self._sql_bytes_max = sql_bytes_max
+        self._aggregates = aggregates
+        self.macros: Collection[str] = ()
+        """The users' own table functions."""
 
     def read(self, sql: str) -> Statement:
         """Return what ``sql`` is.
@@ -146,12 +129,19 @@ class StatementReader:
         self._check_size(sql)
         explain = _EXPLAIN.match(sql)
         text = sql[explain.end() :] if explain else sql
-        tree = self._parse(text, sql)
-        found = _look(tree)
-        statement = Statement(text, frozenset(found.tables), explain=False, probe_sql=text)
+        tree = self.parse(text, sql)
+        found = look(tree, self.macros)
+        statement = Statement(
+            text,
+            frozenset(found.tables),
+            explain=False,
+            probe_sql=text,
+            functions=frozenset(found.functions),
+            rowwise=explain is None and is_rowwise(tree, found.functions, self._aggregates),
+        )
         if found.versions:
             text, tree, found, statement = self._travel(text, tree, found, statement)
-        text = _qualify(text, found.system)
+        text = self.qualify(text, found.system)
         if any(node.get("type") == "SHOW_REF" for node in walk(tree)):
             # the parser gives no place for what DESCRIBE and SUMMARIZE name
             text = _DESCRIBE_SYSTEM.sub(rf"\1{CATALOG}.\2", text)
@@ -163,13 +153,13 @@ class StatementReader:
         whole, probe_sql = f"{lines}{explain[1]}{text}", f"{lines}EXPLAIN{without}{text}"
         return replace(statement, sql=whole, explain=True, probe_sql=probe_sql)
 
-    def _travel(self, text: str, tree: Any, found: _Found, statement: Statement) -> tuple[str, Any, _Found, Statement]:
+    def _travel(self, text: str, tree: Any, found: Found, statement: Statement) -> tuple[str, Any, Found, Statement]:
         """Put views in the place of the references with an AT clause; what is then there is looked through again."""
         rewritten = travel.rewrite(text, tree, found.versions)
-        after = self._parse(rewritten.sql, rewritten.sql)
+        after = self.parse(rewritten.sql, rewritten.sql)
         views = [t.view for t in rewritten.travels]
         travel.check_same(tree, after, views)
-        seen = _look(after)
+        seen = look(after, self.macros)
         statement = replace(statement, travels=rewritten.travels, spent=rewritten.spent, words=rewritten.words)
         return rewritten.sql, after, seen, statement
 
@@ -190,7 +180,7 @@ class StatementReader:
             return tuple(sorted(names, key=int))
         explain = _EXPLAIN.match(sql)
         places: dict[str, int] = {}
-        for node in walk(self._parse(sql[explain.end() :] if explain else sql, sql)):
+        for node in walk(self.parse(sql[explain.end() :] if explain else sql, sql)):
             if node.get("class") == "PARAMETER":
                 name, place = node["identifier"].lower(), node["query_location"]
                 places[name] = min(place, places.get(name, place))
@@ -207,7 +197,13 @@ class StatementReader:
                 hint="Bind long lists as parameters, or join with VALUES.",
             )
 
-    def _parse(self, text: str, whole: str) -> Any:
+    def parse(self, text: str, whole: str) -> Any:
+        """Return the engine's tree of ``text``, a part of or all of the caller's ``whole``.
+
+        Raises:
+            NoQueryError: it is a statement of another kind.
+            StatementError: it does not parse, or is not one statement.
+        """
         try:
             row = self._connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchone()
         except duckdb.Error as error:
@@ -225,8 +221,9 @@ class StatementReader:
             return statements[0]
         if answer["error_type"] == "parser":
             self._raise_place(whole)
-        kind = self._kind(text)
-        raise UnsupportedError(f"{kind} is not offered here: tables are read-only by SQL.", hint=_READING)
+        if self._kind(text) == "MULTI":
+            raise UnsupportedError("PIVOT without a list of values is not offered.", hint="Write ON column IN (…).")
+        raise NoQueryError("the statement is no query.", hint=READING)
 
     def _raise_place(self, sql: str) -> None:
         """Let the engine say what is wrong with ``sql``, with its marker under the place."""
@@ -239,57 +236,15 @@ class StatementReader:
     def _kind(self, sql: str) -> str:
         try:
             statements = duckdb.extract_statements(sql)
-        except duckdb.Error as error:
+        except (duckdb.Error, ValueError) as error:
             raise StatementError(str(error).strip()) from None
-        if len(statements) != 1:
-            return "more than one statement"
-        kind = statements[0].type.name
-        return "PIVOT without a list of values (ON column IN (…))" if kind == "MULTI" else kind
+        return statements[0].type.name if len(statements) == 1 else ""
 
-
-def _look(tree: Any) -> _Found:
-    """Return what a statement refers to.
-
-    Raises:
-        UnsupportedError: something in it is not offered.
-    """
-    found = _Found()
-    for node in walk(tree):
-        _check(node, found)
-    return found
-
-
-def _qualify(sql: str, places: list[int]) -> str:
-    """Return ``sql`` with the catalog's name before every reference to schema ``system`` at byte ``places``."""
-    text = sql.encode()
-    for place in sorted(places, reverse=True):
-        if place < len(text):
-            text = text[:place] + f"{CATALOG}.".encode() + text[place:]
-    return text.decode()
-
-
-def _check(node: dict[str, Any], found: _Found) -> None:
-    kind = node.get("type")
-    if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _QUERY_NODES:
-        raise UnsupportedError(f"{kind.split('_')[0]} is not offered here: tables are read-only by SQL.", hint=_READING)
-    if kind == "BASE_TABLE":
-        name = str(node.get("table_name", ""))
-        if name.lower() in REFUSED_TABLES:
-            raise UnsupportedError(f"table {name} is not offered here.")
-        if re.search(r"[./\\:*?]", name):
-            raise UnsupportedError(f"files cannot be read by SQL: {name!r}.", hint="Name a table.")
-        schema = str(node.get("schema_name", "")).lower()
-        if node.get("at_clause"):
-            found.versions.append((node, travel.read_reference(node, CATALOG)))
-            return
-        found.tables.add((schema, name.lower()))
-        if schema == "system" and not node.get("catalog_name"):
-            found.system.append(node["query_location"])
-    elif kind == "SHOW_REF" and node.get("table_name") and node.get("show_type") != "SHOW_SPECIAL":
-        found.tables.add((str(node.get("schema_name", "")).lower(), str(node["table_name"]).strip('"').lower()))
-    elif kind == "TABLE_FUNCTION":
-        function = str(node["function"].get("function_name", "")).lower()
-        if function not in TABLE_FUNCTIONS:
-            raise UnsupportedError(f"table function {function}() is not offered here.", hint="Name a table.")
-    elif node.get("class") == "FUNCTION" and str(node.get("function_name", "")).lower() in REFUSED_FUNCTIONS:
-        raise UnsupportedError(f"function {node['function_name']}() is not offered here.")
+    @staticmethod
+    def qualify(sql: str, places: list[int]) -> str:
+        """Return ``sql`` with the catalog's name before every reference to schema ``system`` at byte ``places``."""
+        text = sql.encode()
+        for place in sorted(places, reverse=True):
+            if place < len(text):
+                text = text[:place] + f"{CATALOG}.".encode() + text[place:]
+        return text.decode()

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tickflight_server.errors import StatementError, TooLargeError, UnsupportedError
 from tickflight_server.schemas import STORED
 
+CATALOG = "tickflight"
 TRAVELS_MAX = 64  # versions in one statement; each is a table version that is read for it
 _UNITS = {
     "VERSION": "Write AT (VERSION => 3), or bind the number.",

@@ -16,7 +16,7 @@ from tickflight_server.clock import Clock
 
 LOG = structlog.get_logger(__name__)
 State = Literal["ok", "degraded", "failed"]
-COMPONENTS = ("log", "flush", "parts", "compaction", "retention", "tier", "vacuum", "disk", "memory")
+COMPONENTS = ("log", "flush", "parts", "compaction", "retention", "tier", "vacuum", "disk", "memory", "workspace")
 
 
 @dataclass(frozen=True)

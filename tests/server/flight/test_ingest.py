@@ -278,16 +278,18 @@ def test_adbc_ingest_appends(cursor: adbc.Cursor, make_trades: Make) -> None:
 def test_adbc_cannot_create_or_replace_a_table(
     cursor: adbc.Cursor, make_trades: Make, raises_clean: Raises, mode: str
 ) -> None:
-    with raises_clean(adbc.NotSupportedError, 'its rows can only be added to. Hint: Use mode="append"'):
+    with raises_clean(adbc.ProgrammingError, 'its rows can only be added to. Hint: Use mode="append"'):
         cursor.adbc_ingest("trades", make_trades(1), mode=mode)
 
 
 @pytest.mark.parametrize(
     ("table", "options", "match"),
     [
-        ("nix", {}, r"no table market\.nix, and none can be made here. Hint: Append to one of trades"),
-        ("trades", {"db_schema_name": "workspace"}, r"no table workspace\.trades"),
-        ("trades", {"temporary": True}, "temporary tables are not offered"),
+        ("nix", {"db_schema_name": "market"}, r"no table market\.nix, and none can be made there. Hint: Append to one"),
+        ("nix", {}, r'no table "tickflight"\."workspace"\."nix"'),
+        ("trades", {"db_schema_name": "workspace"}, r'no table "tickflight"\."workspace"\."trades"'),
+        ("parts", {"db_schema_name": "system"}, "schema system is the server's"),
+        ("trades", {"temporary": True}, r'no table "temp"\."main"\."trades"'),
     ],
 )
 def test_adbc_ingest_into_nothing_is_refused(

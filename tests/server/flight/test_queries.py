@@ -293,8 +293,8 @@ def test_adbc_tells_the_schema_of_a_statement(cursor: adbc.Cursor) -> None:
         ("SELECT pricee FROM trades", adbc.ProgrammingError, r"(?s)Candidate bindings: .*\^"),
         ("FROM tradez", adbc.ProgrammingError, 'Did you mean "trades"'),
         ("SELECT CAST(symbol AS INT) FROM trades", adbc.ProgrammingError, "Could not convert"),
-        ("CREATE TABLE x AS SELECT 1", adbc.NotSupportedError, "NOT_IMPLEMENTED.*read-only"),
-        ("FROM read_csv('/etc/passwd')", adbc.NotSupportedError, "not offered"),
+        ("CREATE TABLE market.x AS SELECT 1", adbc.ProgrammingError, "UNAUTHORIZED.*cannot be changed"),
+        ("FROM read_csv('/etc/passwd')", adbc.ProgrammingError, "not offered"),
         (" ", adbc.ProgrammingError, "is empty"),
         ("SELECT 1; SELECT 2", adbc.ProgrammingError, "2 statements"),
         (f"SELECT '{'x' * 10_000_000}'", adbc.ProgrammingError, "query.sql_bytes_max"),
@@ -312,12 +312,12 @@ def test_adbc_gets_the_right_class_of_error(
     assert cursor.fetchone() == (1,)
 
 
-def test_updates_are_refused(cursor: adbc.Cursor, raises_clean: Raises) -> None:
-    with raises_clean(adbc.NotSupportedError, "read-only by SQL"):
+def test_market_tables_are_not_updated(cursor: adbc.Cursor, raises_clean: Raises) -> None:
+    with raises_clean(adbc.ProgrammingError, "cannot be written by SQL"):
         cursor.executemany("INSERT INTO trades VALUES (?)", [(1,)])
     statement = cursor.adbc_statement
     statement.set_sql_query("DELETE FROM trades")
-    with pytest.raises(Exception, match="not offered here"):
+    with pytest.raises(Exception, match="cannot be written by SQL"):
         statement.execute_update()
 
 

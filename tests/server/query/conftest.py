@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from tickflight_server.config import LakehouseSettings, QuerySettings
-from tickflight_server.query.engine import Engine, Opened
+from tickflight_server.query.engine import Engine
+from tickflight_server.query.sources import Opened
 from tickflight_server.store import Store
 
 START_US = 1_790_000_000_000_000

@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickflight_server.errors import NotFoundError, StatementError, TooLargeError, UnsupportedError
+from tickflight_server.errors import (
+    NotFoundError,
+    PermissionDeniedError,
+    StatementError,
+    TooLargeError,
+    UnsupportedError,
+)
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.statement import Statement, StatementReader
 from tickflight_server.query.travel import TRAVELS_MAX, Travel, check_same
@@ -141,8 +147,8 @@ def test_statements_about_a_query_take_versions_too(versions: Store, ask: Ask, s
         ("FROM other.market.trades AT (VERSION => 1)", UnsupportedError, "market.trades has no versions"),
         ("FROM trades AT (VERSION => 1) TABLESAMPLE 10%", UnsupportedError, "Sample a subquery"),
         ("FROM trades AT (VERSION => 1), __at0", StatementError, "cannot be read here"),
-        ("FROM trades AT (VERSION => 1) JOIN glob('*') ON true", UnsupportedError, "glob()"),
-        ("FROM trades AT (VERSION => 1), 'x.csv'", UnsupportedError, "files cannot be read"),
+        ("FROM trades AT (VERSION => 1) JOIN glob('*') ON true", PermissionDeniedError, "glob()"),
+        ("FROM trades AT (VERSION => 1), 'x.csv'", PermissionDeniedError, "files cannot be read"),
     ],
 )
 def test_what_names_no_version_is_refused(versions: Store, ask: Ask, sql: str, kind: Any, says: str) -> None:

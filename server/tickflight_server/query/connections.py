@@ -1,0 +1,109 @@
+"""An engine's connections: what each begins with, and those that are kept for reading and probing statements.
+
+The rule of this file: a connection that is handed out looks names up as its session says, and is used by one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, LifoQueue
+
+import duckdb
+
+from tickflight_server.query.probe import Prober
+from tickflight_server.query.session import DEFAULTS, Options, Seat
+from tickflight_server.query.sources import take_back
+from tickflight_server.query.statement import Reading, StatementReader
+from tickflight_server.schemas import STORED, NumericType
+
+_STORED_VIEWS = tuple(Reading(table).view for table in STORED.values())
+
+
+class Connections:
+    """The connections of one database.
+
+    Args:
+        database: what they are cursors of; closed by ``close``.
+        numeric: type of the stored tables' numbers.
+        sql_bytes_max: longest SQL text.
+    """
+
+    def __init__(self, database: duckdb.DuckDBPyConnection, numeric: NumericType, sql_bytes_max: int) -> None:
+        self._database = database
+        self._numeric = numeric
+        self._sql_bytes_max = sql_bytes_max
+        self._probers: LifoQueue[Prober] = LifoQueue()
+        self._readers: LifoQueue[StatementReader] = LifoQueue()
+        self.macros: frozenset[str] = frozenset()
+        """The users' table macros, which statements may name."""
+        rows = database.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'"
+        ).fetchall()
+        self._aggregates = frozenset(name for (name,) in rows)
+
+    def close(self) -> None:
+        """Let the database go."""
+        with suppress(Empty):
+            while True:
+                self._probers.get_nowait().close()
+        self._database.close()
+
+    def connect(self, options: Options = DEFAULTS) -> duckdb.DuckDBPyConnection:
+        """Return a new connection with a session's ``options``; the caller closes it."""
+        connection = self._database.cursor()
+        connection.execute(f"SET search_path = '{options.search_path}'")
+        if options.timezone != DEFAULTS.timezone:
+            connection.execute(f"SET TimeZone = '{options.timezone}'")
+        return connection
+
+    @contextmanager
+    def prober(self, options: Options, seat: Seat | None) -> Iterator[Prober]:
+        """Give a prober to the block, on ``seat`` if there is one."""
+        if seat is not None:
+            with seat.taken() as connection:
+                connection.execute(f"SET search_path = '{options.search_path}'")
+                take_back(connection, _STORED_VIEWS)
+                try:
+                    yield Prober(connection, self._numeric)
+                finally:
+                    take_back(connection, _STORED_VIEWS)
+        elif (options.schema, options.timezone) != (DEFAULTS.schema, DEFAULTS.timezone):
+            prober = Prober(self.connect(options), self._numeric)
+            try:
+                yield prober
+            finally:
+                prober.close()
+        else:
+            with self._kept_prober() as prober:
+                yield prober
+
+    @contextmanager
+    def _kept_prober(self) -> Iterator[Prober]:
+        try:
+            prober = self._probers.get_nowait()
+        except Empty:
+            prober = Prober(self.connect(), self._numeric)
+        try:
+            yield prober
+        except duckdb.Error:
+            # a statement that does not bind leaves nothing behind
+            self._probers.put(prober)
+            raise
+        except BaseException:
+            prober.close()
+            raise
+        self._probers.put(prober)
+
+    @contextmanager
+    def reader(self) -> Iterator[StatementReader]:
+        """Give a reader of statements to the block."""
+        try:
+            reader = self._readers.get_nowait()
+        except Empty:
+            reader = StatementReader(self.connect(), self._sql_bytes_max, self._aggregates)
+        reader.macros = self.macros
+        try:
+            yield reader
+        finally:
+            self._readers.put(reader)

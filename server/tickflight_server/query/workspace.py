@@ -1,0 +1,235 @@
+"""The users' own tables beside the market data: what is there, and the guard that keeps them to their schemas.
+
+The rule of this file: a statement that changes objects runs in a transaction, and is taken back unless the server's
+schemas are as they were; so no spelling of it can get round the check.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from tickflight_server.errors import PermissionDeniedError, ServerError
+from tickflight_server.query.connections import Connections
+from tickflight_server.query.database import MACROS
+from tickflight_server.query.statement import Statement, StatementReader
+from tickflight_server.query.system import TABLES as SYSTEM_TABLES
+from tickflight_server.query.travel import CATALOG
+from tickflight_server.schemas import STORED
+
+_OURS = "schema_name IN ('market', 'system') AND database_name = 'tickflight'"
+# what the server's own schemas hold, and what in the users' default schema would hide a name of theirs
+_STATE = f"""
+SELECT (SELECT md5(coalesce(string_agg(schema_name || view_name || sql, ',' ORDER BY schema_name, view_name), ''))
+        FROM duckdb_views() WHERE {_OURS}),
+       (SELECT count(*) FROM duckdb_tables() WHERE {_OURS}),
+       (SELECT count(*) FROM duckdb_sequences() WHERE {_OURS}),
+       (SELECT count(*) FROM duckdb_types() WHERE {_OURS}),
+       (SELECT count(*) FROM duckdb_schemas() WHERE database_name = 'tickflight'
+        AND schema_name IN ('market', 'system', 'workspace'))
+"""
+_FUNCTIONS = f"""
+SELECT md5(coalesce(string_agg(function_name || coalesce(macro_definition, ''), ',' ORDER BY function_name), ''))
+FROM duckdb_functions() WHERE {_OURS}
+"""
+_MACROS = f"""
+SELECT function_name, function_type FROM duckdb_functions()
+WHERE database_name = '{CATALOG}' AND schema_name NOT IN ('market', 'system') AND function_type LIKE '%macro'
+"""
+_VIEWS = f"""
+SELECT view_name, sql FROM duckdb_views()
+WHERE NOT internal AND database_name IN ('{CATALOG}', 'temp') AND schema_name NOT IN ('market', 'system')
+AND view_name NOT LIKE '\\_\\_%' ESCAPE '\\'
+"""
+_TABLES = f"""
+SELECT schema_name, table_name AS name, 'table' AS kind, comment FROM duckdb_tables()
+WHERE NOT internal AND database_name = '{CATALOG}' AND schema_name NOT IN ('market', 'system')
+UNION ALL SELECT schema_name, view_name, 'view', comment FROM duckdb_views()
+WHERE NOT internal AND database_name = '{CATALOG}' AND schema_name NOT IN ('market', 'system')
+ORDER BY ALL
+"""
+_KEYS = f"""
+SELECT schema_name, table_name, constraint_type, constraint_name, constraint_column_names, referenced_table,
+       referenced_column_names
+FROM duckdb_constraints()
+WHERE database_name = '{CATALOG}' AND constraint_type IN ('PRIMARY KEY', 'FOREIGN KEY')
+ORDER BY schema_name, table_name, constraint_name
+"""
+
+
+@dataclass(frozen=True)
+class UserTable:
+    """A table or view of the users, and the schema of ``SELECT *``."""
+
+    schema: str
+    name: str
+    kind: str
+    arrow: pa.Schema
+    comment: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """A primary key, or a foreign key when it references a table."""
+
+    schema: str
+    table: str
+    name: str
+    columns: tuple[str, ...]
+    referenced: str | None = None
+    referenced_columns: tuple[str, ...] = ()
+
+
+class Workspace:
+    """What users have made in an engine's database.
+
+    Args:
+        connections: those of the database.
+        give_empty: lets views over the server's tables bind on a connection.
+    """
+
+    def __init__(self, connections: Connections, give_empty: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        self._connections = connections
+        self._give_empty = give_empty
+        self._lock = threading.Lock()
+        self._calls: dict[str, frozenset[tuple[str, str]]] = {}  # what their views and macros read, by name
+        with self.connection() as connection:
+            self.refresh(connection)
+
+    @contextmanager
+    def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a connection of its own to the block."""
+        connection = self._connections.connect()
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def schemas(self) -> set[str]:
+        """Return the names of all schemas of the catalog."""
+        with self.connection() as connection:
+            rows = connection.execute(
+                f"SELECT schema_name FROM duckdb_schemas() WHERE database_name = '{CATALOG}' AND NOT internal"
+            ).fetchall()
+        return {name for (name,) in rows} - {"main"}
+
+    def zone(self, name: str) -> str | None:
+        """Return a time zone's name as the engine writes it, None if it knows none."""
+        with self.connection() as connection:
+            row = connection.execute(
+                "SELECT name FROM pg_timezone_names() WHERE lower(name) = lower(?)", [name]
+            ).fetchone()
+        return None if row is None else str(row[0])
+
+    def tables(self) -> list[UserTable]:
+        """Return all tables and views, sorted; a view that does not bind any more has no columns."""
+        with self.connection() as connection:
+            self._give_empty(connection)
+            found = connection.execute(_TABLES).fetchall()
+            return [
+                UserTable(schema, name, kind, _arrow(connection, schema, name), comment or "")
+                for schema, name, kind, comment in found
+            ]
+
+    def keys(self) -> list[Key]:
+        """Return the primary and foreign keys of all tables."""
+        with self.connection() as connection:
+            rows = connection.execute(_KEYS).fetchall()
+        return [
+            Key(
+                schema, table, name or "", tuple(columns), other if kind == "FOREIGN KEY" else None, tuple(theirs or ())
+            )
+            for schema, table, kind, name, columns, other, theirs in rows
+        ]
+
+    # --- what views and macros read
+
+    def refresh(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Look again at the views and macros that ``connection`` sees; those that are gone are kept, and do no harm."""
+        views = connection.execute(_VIEWS).fetchall()
+        macros = connection.execute(_MACROS).fetchall()
+        every = frozenset(("", name) for name in (*STORED, *SYSTEM_TABLES))
+        calls: dict[str, frozenset[tuple[str, str]]] = {name.lower(): every for name, _ in macros}
+        with self._lock:
+            self._connections.macros |= {name.lower() for name, kind in macros if kind == "table_macro"}
+        with self._connections.reader() as reader:
+            for name, sql in views:
+                calls[name.lower()] = _tables_of(reader, sql, every)
+        with self._lock:
+            self._calls |= calls
+
+    def reads(self, statement: Statement) -> frozenset[tuple[str, str]]:
+        """Return the tables that ``statement`` refers to, through the users' views and macros, too."""
+        calls = self._calls
+        if not calls:
+            return statement.tables
+        found = set(statement.tables)
+        pending = [name for _, name in statement.tables] + list(statement.functions)
+        seen: set[str] = set()
+        while pending:
+            name = pending.pop()
+            if name not in seen and name in calls:
+                seen.add(name)
+                found |= calls[name]
+                pending += [n for _, n in calls[name]]
+        return frozenset(found)
+
+    # --- the guard
+
+    @contextmanager
+    def guarded(self, connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[None]:
+        """Run the block, which changes objects in an open transaction; refuse it if the server's own are touched.
+
+        Raises:
+            PermissionDeniedError: they are; the caller rolls back.
+        """
+        functions = any(word in sql.upper() for word in ("MACRO", "FUNCTION", "CASCADE"))
+        before = _state(connection, functions)
+        yield
+        if _state(connection, functions) != before:
+            raise PermissionDeniedError(
+                "schemas market, system and workspace are the server's: they cannot be changed or dropped.",
+                hint="Make tables in schema workspace, or in a schema of your own.",
+            )
+        taken = [*STORED, *SYSTEM_TABLES, *MACROS]
+        hidden = connection.execute(
+            f"""SELECT name FROM (SELECT table_name AS name, schema_name, database_name FROM duckdb_tables() UNION ALL
+            SELECT view_name, schema_name, database_name FROM duckdb_views())
+            WHERE database_name = '{CATALOG}' AND schema_name = 'workspace' AND list_contains(?, lower(name))""",
+            [taken],
+        ).fetchall()
+        if hidden:
+            raise PermissionDeniedError(
+                f"{hidden[0][0]} is a name of the server's.",
+                hint="Give it another name, or make it in a schema of your own.",
+            )
+
+
+def _state(connection: duckdb.DuckDBPyConnection, functions: bool) -> tuple[Any, ...]:
+    # all is fetched: a connection is busy until then
+    state = connection.execute(_STATE).fetchall()
+    return (*state, *(connection.execute(_FUNCTIONS).fetchall() if functions else ()))
+
+
+def _arrow(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> pa.Schema:
+    quoted = ".".join('"{}"'.format(part.replace('"', '""')) for part in (CATALOG, schema, name))
+    try:
+        return connection.sql(f"SELECT * FROM {quoted} LIMIT 0").to_arrow_reader(1).schema
+    except duckdb.Error:
+        return pa.schema([])
+
+
+def _tables_of(reader: StatementReader, sql: str, every: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """Return what a view's query reads; everything if it cannot be read."""
+    _, _, query = sql.partition(" AS ")
+    try:
+        statement = reader.read(query.strip().rstrip(";"))
+    except ServerError:
+        return every
+    return statement.tables | {("", name) for name in statement.functions}
