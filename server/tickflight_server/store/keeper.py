@@ -122,18 +122,18 @@ class Keeper:
         Raises:
             StorageError: a part cannot be read or written; what was committed before stays.
         """
-        total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
         self._failed.clear()
-        for name in self._names(table):
-            while self._compact_some(name, total, all_of_it=all_of_it):
-                pass
-        self._raise_failed()
-        return total
+        return self._compact_tables(self._names(table), lambda: False, all_of_it=all_of_it)
 
-    def _raise_failed(self) -> None:
-        """Say which parts could not be merged, now that all others were."""
-        for error in self._failed.values():
+    def _compact_tables(self, names: Iterable[str], stop: Callable[[], bool], *, all_of_it: bool) -> dict[str, int]:
+        """Merge what there is to merge in the tables, until ``stop`` says so."""
+        total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
+        for name in names:
+            while not stop() and self._compact_some(name, total, all_of_it=all_of_it):
+                pass
+        for error in self._failed.values():  # now that all others are merged
             raise error
+        return total
 
     def _compact_some(self, name: str, total: dict[str, int], *, all_of_it: bool) -> bool:
         """Do some jobs of a table and commit them together; return whether there were any."""
@@ -291,12 +291,8 @@ class Keeper:
     # --- the background
 
     def _compact_quietly(self) -> None:
-        total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
-        for name in self._tables if self._settings.compact_share else ():
-            while not self._stop.is_set() and not self._behind():
-                if not self._compact_some(name, total, all_of_it=False):
-                    break
-        self._raise_failed()
+        names = self._tables if self._settings.compact_share else ()
+        self._compact_tables(names, lambda: self._stop.is_set() or self._behind(), all_of_it=False)
 
     def _run(self) -> None:
         slow = self._clock.monotonic()
