@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from s3_server import BreakingProxy, S3Server, change, free_port
+from ports import free_port
+from s3_server import BreakingProxy, S3Server, change
 
 from tickflight_server.config import MIB, TierSettings
 from tickflight_server.errors import ConfigError, StorageError
