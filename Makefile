@@ -23,8 +23,9 @@ help:
 demo: $(INSTALL_STAMP)
 	$(BIN)/tickflight-server demo $(ARGS)
 
+# In a process for each core. `ARGS="-n 0"` makes it one, for a debugger.
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 crash: $(DEV_STAMP)
 	$(BIN)/python -m pytest tests/crash --campaign full $(ARGS)

@@ -1,4 +1,4 @@
-"""What the crash tests share: the compiled shim, the size of the campaign, and one line of counts at the end."""
+"""What the crash tests share: the compiled shim, the size of the campaign, and counts of what was tried."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from crash_recording import fast_folder
 from disk_shim import compile_shim, missing_compiler
 
-COUNTS: Counter[str] = Counter()
 FULL_TIMEOUT_S = 4 * 3600
 
 
@@ -65,9 +64,12 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_shim(tmp_path_factory.mktemp("shim"))
 
 
-@pytest.fixture(scope="session")
-def counts() -> Counter[str]:
-    return COUNTS
+@pytest.fixture
+def counts(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
+    """What a test counts; the reports bring it to the line at the end from whichever process."""
+    counted: Counter[str] = Counter()
+    yield counted
+    request.node.user_properties.append(("crash testing", dict(counted)))
 
 
 @pytest.fixture
@@ -98,10 +100,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--campaign") == "full":
         for item in items:
             item.add_marker(pytest.mark.timeout(FULL_TIMEOUT_S))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if COUNTS:
-        told = ", ".join(f"{count} {what}" for what, count in COUNTS.items())
-        options = f"campaign {config.getoption('--campaign')}, seed {config.getoption('--crash-seed')}"
-        terminalreporter.write_line(f"crash testing: {told} ({options})")

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from ports import free_port
+
 KEY_ID, SECRET = "TESTACCESSKEY", "TESTSECRETKEY"
 DEADLINE_S = 30.0
 CACHE_S = 0.1  # for so long the server believes what it saw of a folder
@@ -22,14 +24,6 @@ def change(path: Path, contents: bytes) -> None:
     """Write a file of a bucket from outside, and wait until the server has forgotten the old one."""
     path.write_bytes(contents)
     time.sleep(2 * CACHE_S)
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class S3Server:

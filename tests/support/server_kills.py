@@ -24,6 +24,7 @@ import pyarrow as pa
 from crash_batches import TABLES, Acked, Ledger, Sent, rows_of
 from crash_check import as_in_parts, check_rows
 from disk_shim import Action, Control, Kind, shim_environment
+from ports import free_port
 from pyarrow import flight
 from system_processes import DEADLINE_S, wait_for
 
@@ -134,7 +135,7 @@ class KilledServer:
         self._scratch = scratch
         self._chance = random.Random(f"kills/{seed}")
         self._control = Control(scratch / "control", make=True)
-        self.port = _free_port()
+        self.port = free_port()
         self.kills: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -257,10 +258,3 @@ def _all_rows(client: tickflight.Client, table: str) -> pa.Table:
     schema = STORED[table]
     rows = client.sql(f"SELECT * FROM {schema.schema}.{table} ORDER BY seq").arrow()
     return as_in_parts(rows, schema).combine_chunks()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import adbc_driver_flightsql.dbapi as flight_sql
+from ports import free_port
 
 DEADLINE_S = 60.0
 
@@ -82,13 +83,13 @@ class Program:
 
 
 class ServerProgram(Program):
-    """``tickflight-server serve``; ``address`` is where it listens."""
+    """``tickflight-server serve``; ``address`` is where it listens, on a port of its own unless ``port`` is given."""
 
-    def __init__(self, folder: Path, *arguments: str, port: int = 0) -> None:
+    def __init__(self, folder: Path, *arguments: str, port: int | None = None) -> None:
         super().__init__(
             [
                 *("-m", "tickflight_server.cli", "serve", "--storage-path", str(folder / "store")),
-                *("--port", str(port), *arguments),
+                *("--port", str(free_port() if port is None else port), *arguments),
             ],
             folder / "server.log",
         )

@@ -14,7 +14,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProgram]]:
     """Start servers that end with the test."""
     started: list[ServerProgram] = []
 
-    def start(*arguments: str, port: int = 0) -> ServerProgram:
+    def start(*arguments: str, port: int | None = None) -> ServerProgram:
         started.append(ServerProgram(tmp_path, *arguments, port=port))
         return started[-1]
 

@@ -17,7 +17,7 @@ from system_processes import ServerProgram, wait_for
 
 import tickflight
 
-DISK_MB, BALLAST_MB = 96, 40
+DISK_MB, BALLAST_MB = 96, 70
 ROWS = 5_000
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,36 +24,6 @@ CLOSE_FLUSH_S = 1.0
 Params = Sequence[Any] | Mapping[str, Any] | None
 
 
-class Ack(Protocol):
-    """What a durable batch is answered with."""
-
-    @property
-    def first_seq(self) -> int:
-        """Number of the batch's first row in its table."""
-
-    @property
-    def rows(self) -> int:
-        """Rows stored."""
-
-    @property
-    def rejected(self) -> int:
-        """Rows that the store refused and put into table ``rejected``."""
-
-    @property
-    def duplicate(self) -> bool:
-        """Whether the batch had been stored before and was recognised."""
-
-
-@dataclass(frozen=True)
-class StoredAck:
-    """An ``Ack`` as a value."""
-
-    first_seq: int
-    rows: int
-    rejected: int = 0
-    duplicate: bool = False
-
-
 class Sink(Protocol):
     """Takes batches; called from the collector's thread alone, save for ``query``."""
 
@@ -63,7 +32,10 @@ class Sink(Protocol):
         """How the store keeps numbers."""
 
     def append(self, table: str, batch: pa.RecordBatch) -> Future[Any]:
-        """Hand over a batch; the future's ``Ack`` means that its rows survive a crash. May block for room."""
+        """Hand over a batch; the future's ``Ack``, the store's or the client's, means that its rows survive a crash.
+
+        May block for room.
+        """
 
     def query(self, sql: str, params: Params = None) -> pa.Table:
         """Run a query where the batches went."""

@@ -11,9 +11,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from deltalake import DeltaTable, Schema
@@ -159,16 +157,26 @@ def removed_since(table: Path, oldest_ms: int) -> dict[str, int]:
     """Return the parts that versions removed at or after ``oldest_ms`` (ms since 1970), each with that time."""
     found: dict[str, int] = {}
     for _, path in version_files(table):
-        if path.stat().st_mtime_ns // 1_000_000 < oldest_ms:
-            continue
-        for action in _actions(path):
-            remove = action.get("remove")
-            if remove and (when := int(remove.get("deletionTimestamp") or 0)) >= oldest_ms:
-                found[unquote(remove["path"])] = when
+        if path.stat().st_mtime_ns // 1_000_000 >= oldest_ms:
+            found |= {part: when for part, when in _removed_by(path).items() if when >= oldest_ms}
     return found
 
 
-def _actions(path: Path) -> Iterator[dict[str, Any]]:
+class Removals:
+    """What the kept versions of a table removed; the file of a version is read once, as it never changes."""
+
+    def __init__(self, table: Path) -> None:
+        self._table = table
+        self._by_version: dict[int, dict[str, int]] = {}
+
+    def read(self) -> dict[str, int]:
+        """Return the parts that were removed, each with the time of that, ms since 1970."""
+        known = self._by_version
+        self._by_version = {v: known[v] if v in known else _removed_by(path) for v, path in version_files(self._table)}
+        return {part: when for removed in self._by_version.values() for part, when in removed.items()}
+
+
+def _removed_by(path: Path) -> dict[str, int]:
     with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+        removed = [remove for line in lines if (remove := json.loads(line).get("remove"))]
+    return {unquote(r["path"]): int(r.get("deletionTimestamp") or 0) for r in removed}

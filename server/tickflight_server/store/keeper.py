@@ -20,7 +20,7 @@ from tickflight_server.config import MIB, LakehouseSettings
 from tickflight_server.errors import StorageError
 from tickflight_server.metrics import Metrics
 from tickflight_server.store.compaction import CompactionPolicy, Job, merge_parts, plan
-from tickflight_server.store.delta_log import removed_since
+from tickflight_server.store.delta_log import Removals
 from tickflight_server.store.health import Health
 from tickflight_server.store.partition import DAY_US, Part, PartOptions
 from tickflight_server.store.snapshot import TableSnapshot
@@ -91,6 +91,7 @@ class Keeper:
         self._options = options
         self._tier = tier
         self._check = check
+        self._removals = {name: Removals(table.folder) for name, table in tables.items()}
         self._failed: dict[str, StorageError] = {}  # paths of parts that cannot be merged, until the next look
         self._pinned = pinned
         self._behind = behind
@@ -121,18 +122,18 @@ class Keeper:
         Raises:
             StorageError: a part cannot be read or written; what was committed before stays.
         """
-        total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
         self._failed.clear()
-        for name in self._names(table):
-            while self._compact_some(name, total, all_of_it=all_of_it):
-                pass
-        self._raise_failed()
-        return total
+        return self._compact_tables(self._names(table), lambda: False, all_of_it=all_of_it)
 
-    def _raise_failed(self) -> None:
-        """Say which parts could not be merged, now that all others were."""
-        for error in self._failed.values():
+    def _compact_tables(self, names: Iterable[str], stop: Callable[[], bool], *, all_of_it: bool) -> dict[str, int]:
+        """Merge what there is to merge in the tables, until ``stop`` says so."""
+        total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
+        for name in names:
+            while not stop() and self._compact_some(name, total, all_of_it=all_of_it):
+                pass
+        for error in self._failed.values():  # now that all others are merged
             raise error
+        return total
 
     def _compact_some(self, name: str, total: dict[str, int], *, all_of_it: bool) -> bool:
         """Do some jobs of a table and commit them together; return whether there were any."""
@@ -258,8 +259,10 @@ class Keeper:
                 live = set(table.state.parts.path.tolist())
                 in_use = self._readers.paths(name)
                 try:
-                    found = vacuum(table.folder, name, live, in_use, oldest_ms, dry_run=dry_run)
-                    found += self._vacuum_tier(table, live | in_use, oldest_ms, dry_run=dry_run)
+                    removed = self._removals[name].read()
+                    found = vacuum(table.folder, name, live, in_use, removed, oldest_ms, dry_run=dry_run)
+                    needed = live | in_use | {p for p, when in removed.items() if when >= oldest_ms}
+                    found += self._vacuum_tier(name, needed, oldest_ms, dry_run=dry_run)
                 except OSError as error:
                     raise StorageError(f"cannot clear up table {name}: {error.strerror or error}.") from None
                 gone += [f"{name}/{path}" for path in found]
@@ -270,13 +273,12 @@ class Keeper:
             LOG.info("vacuum.done", files=len(gone))
         return gone
 
-    def _vacuum_tier(self, table: Table, needed: set[str], oldest_ms: int, *, dry_run: bool) -> list[str]:
-        """Delete the tier's copies of parts that were removed before ``oldest_ms``, or never committed; return them."""
+    def _vacuum_tier(self, table: str, needed: set[str], oldest_ms: int, *, dry_run: bool) -> list[str]:
+        """Delete the tier's copies that are older than ``oldest_ms`` and not ``needed``; return them."""
         if self._tier is None:
             return []
-        needed = needed | set(removed_since(table.folder, oldest_ms))
         gone = []
-        for url, _, modified_us in self._tier.list(f"{table.schema.name}/"):
+        for url, _, modified_us in self._tier.list(f"{table}/"):
             if url not in needed and modified_us < oldest_ms * 1000:
                 gone.append(url)
                 if not dry_run:
@@ -289,12 +291,8 @@ class Keeper:
     # --- the background
 
     def _compact_quietly(self) -> None:
-        total = {"parts_in": 0, "parts_out": 0, "repeats": 0}
-        for name in self._tables if self._settings.compact_share else ():
-            while not self._stop.is_set() and not self._behind():
-                if not self._compact_some(name, total, all_of_it=False):
-                    break
-        self._raise_failed()
+        names = self._tables if self._settings.compact_share else ()
+        self._compact_tables(names, lambda: self._stop.is_set() or self._behind(), all_of_it=False)
 
     def _run(self) -> None:
         slow = self._clock.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -66,14 +66,15 @@ def vacuum(
     table: str,
     live: Collection[str],
     in_use: Collection[str],
+    removed: Mapping[str, int],
     oldest_ms: int,
     *,
     dry_run: bool = False,
 ) -> list[str]:
     """Delete the parts that versions removed before ``oldest_ms`` (ms since 1970); return them.
 
-    ``in_use`` are read by somebody. A file that no version of the log names is of one removed long ago or just being
-    written: it goes when it is an hour old.
+    ``in_use`` are read by somebody; ``removed`` says when the kept versions removed a part. A file that none of them
+    names is of one removed long ago or just being written: it goes when it is an hour old.
 
     Raises:
         StorageError: a live part is missing; nothing was deleted.
@@ -85,7 +86,6 @@ def vacuum(
             f"{len(missing)} live parts of table {table} are missing, {missing[0]} for one: nothing is deleted.",
             hint="Restore them from a backup; `tickflight-server check` lists them.",
         )
-    removed = removed_since(folder, 0)
     young_ms = time.time_ns() // 1_000_000 - _YOUNG_MS
     gone = []
     for relative, path in found.items():

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from tickflight_server.errors import BusyError
 from tickflight_server.feed import collector
-from tickflight_server.feed.sinks import StoredAck
+from tickflight_server.store import Ack
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -43,7 +43,7 @@ class MemorySink:
         self.refuse = 0  # rows of each batch that the store keeps aside
         self.closed = False
         self.flushed = 0
-        self._waiting: list[tuple[Future[Any], StoredAck]] = []
+        self._waiting: list[tuple[Future[Any], Ack]] = []
         self._lock = threading.Lock()
 
     def append(self, table: str, batch: pa.RecordBatch) -> Future[Any]:
@@ -56,7 +56,7 @@ class MemorySink:
             return future
         with self._lock:
             first = sum(b.num_rows for b in self.batches[table])
-            ack = StoredAck(first, batch.num_rows - self.refuse, self.refuse)
+            ack = Ack(first, batch.num_rows - self.refuse, self.refuse)
             self.batches[table].append(batch)
             if not self.gate.is_set():
                 self._waiting.append((future, ack))

@@ -16,8 +16,15 @@ from tickflight_server.feed.gaps import Carried, Drop, GapWatch, note_drop
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store
 
-NOW = time.time()
+NOW = 0.0
 WHAT = Carried("BINANCE.ws.1", "trades", "BINANCE", frozenset({"BTC-USDT"}))
+
+
+@pytest.fixture(autouse=True)
+def _take_the_time() -> None:
+    """Begin each test now: a silence is told by the clock, and the module was imported minutes ago."""
+    global NOW
+    NOW = time.time()
 
 
 async def send(backend: Any, trade: Any, *seconds: float, **changed: Any) -> None:

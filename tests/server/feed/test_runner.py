@@ -133,14 +133,14 @@ import json, sys
 from concurrent.futures import Future
 from tickflight_server.config import CollectorSettings, FeedSettings
 from tickflight_server.feed.runner import run_feeds
-from tickflight_server.feed.sinks import StoredAck
+from tickflight_server.store import Ack
 
 class Sink:
     numeric, rows = "float64", 0
     def append(self, table, batch):
         Sink.rows += batch.num_rows
         future = Future()
-        future.set_result(StoredAck(0, batch.num_rows))
+        future.set_result(Ack(0, batch.num_rows))
         return future
     def query(self, sql, params=None): ...
     def flush(self): ...

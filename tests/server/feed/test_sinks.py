@@ -14,8 +14,8 @@ import pytest
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.errors import ConfigError
 from tickflight_server.feed.backends import TradeTickflight
-from tickflight_server.feed.sinks import EmbeddedSink, FlightSink, StoredAck, embedded_sink, open_embedded_store
-from tickflight_server.store import Store
+from tickflight_server.feed.sinks import EmbeddedSink, FlightSink, embedded_sink, open_embedded_store
+from tickflight_server.store import Ack, Store
 
 BATCH = pa.record_batch({"a": [1]})
 
@@ -31,7 +31,7 @@ class Client:
     def writer(self, table: str, **options: Any) -> Any:
         self.done.append((table, options))
         future: Future[Any] = Future()
-        future.set_result(StoredAck(1, 1))
+        future.set_result(Ack(1, 1))
         return SimpleNamespace(
             write=lambda batch: future,
             flush=lambda timeout=None: self.done.append("flush"),

@@ -8,50 +8,21 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from flight_here import START_US, trades
+from stopped_clock import StoppedClock
 
 from tickflight_server.config import LakehouseSettings, QuerySettings
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.sources import Opened
 from tickflight_server.store import Store
 
-START_US = 1_790_000_000_000_000
 MINUTE_US = 60_000_000
 Asked = tuple[pa.Table, dict[str, Opened]]
 
 
-def trades(
-    rows: int, symbol: str = "BTC-USDT", *, exchange: str = "BINANCE", start_us: int = START_US
-) -> pa.RecordBatch:
-    """Return trades a second apart, whose price is their number."""
-    times = [start_us + i * 1_000_000 for i in range(rows)]
-    return pa.record_batch(
-        {
-            "exchange": [exchange] * rows,
-            "symbol": [symbol] * rows,
-            "side": ["buy", "sell"] * (rows // 2) + ["buy"] * (rows % 2),
-            "amount": [1.5] * rows,
-            "price": [float(i) for i in range(rows)],
-            "timestamp": pa.array(times, pa.int64()).cast(pa.timestamp("us")),
-        }
-    )
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.us = START_US + 60 * MINUTE_US
-
-    def now_us(self) -> int:
-        return self.us
-
-    def monotonic(self) -> float:
-        return self.us / 1e6
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> StoppedClock:
+    return StoppedClock(START_US + 60 * MINUTE_US)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +37,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def make_engine(store: Store, clock: Clock) -> Iterator[Callable[..., Engine]]:
+def make_engine(store: Store, clock: StoppedClock) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
     def make(**settings: Any) -> Engine:

@@ -15,7 +15,7 @@ from deltalake import DeltaTable, Schema
 from store_parts import TRADES, number_rows, write_parts
 
 from tickflight_server.store.catalog import TableCatalog
-from tickflight_server.store.delta_log import removed_since, set_torn_aside, version_files, write_metadata
+from tickflight_server.store.delta_log import Removals, removed_since, set_torn_aside, version_files, write_metadata
 from tickflight_server.store.partition import Part
 
 NAMES = ["A", "B/C", "50%", "%41", "a b", "é", "a#b", "a?b", "a=b&c", "日本" * 50, "__HIVE_DEFAULT_PARTITION__"]
@@ -52,6 +52,22 @@ def test_removed_parts_are_told_by_their_paths_whatever_their_names(
     assert set(removed) == {p.path for p in parts}
     assert all(before_ms <= when <= time.time_ns() // 1_000_000 for when in removed.values())
     assert removed_since(folder, time.time_ns() // 1_000_000 + 1_000) == {}
+
+
+def test_removals_read_a_version_once_and_forget_it_with_its_file(
+    table: tuple[TableCatalog, list[Part], Path],
+) -> None:
+    catalog, parts, folder = table
+    removals = Removals(folder)
+    assert removals.read() == {}
+    catalog.replace(parts[:2], [])
+    assert removals.read().keys() == {p.path for p in parts[:2]}
+    for _, path in version_files(folder):
+        path.write_text("{not read again")
+    catalog.replace(parts[2:3], [])
+    assert removals.read().keys() == {p.path for p in parts[:3]}
+    version_files(folder)[1][1].unlink()
+    assert removals.read().keys() == {parts[2].path}
 
 
 def test_another_delta_reader_reads_no_removed_part(table: tuple[TableCatalog, list[Part], Path]) -> None:

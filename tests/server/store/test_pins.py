@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stopped_clock import StoppedClock
 
 from tickflight_server.errors import BusyError, InputError, NotFoundError, StorageError, TooLargeError
 from tickflight_server.store import pins as pins_module
@@ -19,28 +20,17 @@ from tickflight_server.store.pins import Pin, PinBoard
 CUTS = {"trades": 41, "ticker": 7}
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.us = 1_790_000_000_000_000
-
-    def now_us(self) -> int:
-        return self.us
-
-    def monotonic(self) -> float:
-        return self.us / 1e6
+@pytest.fixture
+def clock() -> StoppedClock:
+    return StoppedClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make(tmp_path: Path, clock: Clock) -> Callable[..., PinBoard]:
+def make(tmp_path: Path, clock: StoppedClock) -> Callable[..., PinBoard]:
     return lambda **limits: PinBoard(tmp_path / "_tickflight", clock, **limits)
 
 
-def test_pin_survives_a_restart(make: Callable[..., PinBoard], clock: Clock) -> None:
+def test_pin_survives_a_restart(make: Callable[..., PinBoard], clock: StoppedClock) -> None:
     board = make()
     pin = board.create(CUTS, 60)
     assert pin == Pin(pin.id, CUTS, clock.us, clock.us + 60_000_000)
@@ -49,7 +39,7 @@ def test_pin_survives_a_restart(make: Callable[..., PinBoard], clock: Clock) -> 
     assert make().active() == (pin,)
 
 
-def test_pin_ends_at_its_time_and_not_before(make: Callable[..., PinBoard], clock: Clock) -> None:
+def test_pin_ends_at_its_time_and_not_before(make: Callable[..., PinBoard], clock: StoppedClock) -> None:
     board = make()
     pin = board.create(CUTS, 60)
     clock.us += 59_999_999
@@ -66,7 +56,7 @@ def test_pin_ends_at_its_time_and_not_before(make: Callable[..., PinBoard], cloc
         assert not same.release(pin.id)
 
 
-def test_renewed_pin_ends_from_now_on(make: Callable[..., PinBoard], clock: Clock) -> None:
+def test_renewed_pin_ends_from_now_on(make: Callable[..., PinBoard], clock: StoppedClock) -> None:
     board = make()
     pin = board.create(CUTS, 60)
     clock.us += 50_000_000
@@ -86,7 +76,7 @@ def test_released_pin_is_gone_also_after_a_restart(make: Callable[..., PinBoard]
     assert board.protected_seq("trades") == 5
 
 
-def test_largest_pinned_row_is_protected(make: Callable[..., PinBoard], clock: Clock) -> None:
+def test_largest_pinned_row_is_protected(make: Callable[..., PinBoard], clock: StoppedClock) -> None:
     board = make()
     board.create({"trades": 9, "ticker": 1}, 60)
     board.create({"trades": 5, "ticker": 3}, 120)
@@ -95,7 +85,7 @@ def test_largest_pinned_row_is_protected(make: Callable[..., PinBoard], clock: C
     assert [board.protected_seq(t) for t in ("trades", "ticker", "candles")] == [5, 3, 0]
 
 
-def test_limits_are_kept(make: Callable[..., PinBoard], clock: Clock) -> None:
+def test_limits_are_kept(make: Callable[..., PinBoard], clock: StoppedClock) -> None:
     board = make(pins_max=2, seconds_max=100)
     first = board.create(CUTS, 100)
     board.create(CUTS, 50)
@@ -111,7 +101,7 @@ def test_limits_are_kept(make: Callable[..., PinBoard], clock: Clock) -> None:
     assert board.create(CUTS, 1)
 
 
-def test_expired_pins_leave_the_file(make: Callable[..., PinBoard], clock: Clock, tmp_path: Path) -> None:
+def test_expired_pins_leave_the_file(make: Callable[..., PinBoard], clock: StoppedClock, tmp_path: Path) -> None:
     board = make()
     board.create(CUTS, 1)
     clock.us += 1_000_000
@@ -171,7 +161,7 @@ steps = st.lists(st.tuples(st.sampled_from(["create", "renew", "release", "wait"
 def test_file_and_memory_agree_after_any_calls(
     tmp_path_factory: pytest.TempPathFactory, taken: list[tuple[str, int]]
 ) -> None:
-    folder, clock = tmp_path_factory.mktemp("pins"), Clock()
+    folder, clock = tmp_path_factory.mktemp("pins"), StoppedClock()
     board = PinBoard(folder, clock, pins_max=4)
     ends: dict[str, int] = {}  # pin → µs
     for step, number in taken:

@@ -17,6 +17,7 @@ from tickflight_server.errors import NotFoundError, StorageError
 from tickflight_server.paths import part_file_name
 from tickflight_server.store import delta_log as delta_log_module
 from tickflight_server.store.catalog import TableCatalog
+from tickflight_server.store.delta_log import version_files
 from tickflight_server.store.vacuum import remove_crash_leftovers, vacuum
 
 HOUR_S = 3_600
@@ -50,6 +51,13 @@ def test_removed_parts_go_after_their_hours(compacted: Any, clock: Any, rows_of:
     assert rows_of(compacted) == [(i + 1, float(i)) for i in range(30)]
     assert compacted.keeper.vacuum() == []
     assert compacted.metrics.read()["files_vacuumed"] == 3
+
+
+def test_a_second_vacuum_reads_no_version_again(compacted: Any) -> None:
+    assert compacted.keeper.vacuum() == []
+    for _, path in version_files(compacted.root / "trades"):
+        path.write_text("{not read again")
+    assert len(compacted.keeper.vacuum(hours=0, dry_run=True)) == 3
 
 
 def test_hours_can_be_given(compacted: Any, clock: Any) -> None:
@@ -234,7 +242,7 @@ def test_nothing_is_removed_at_the_start_while_a_live_part_is_missing(
 
 def test_an_empty_folder_has_nothing_to_remove(tmp_path: Path) -> None:
     assert remove_crash_leftovers(tmp_path, "trades", set(), 0, 0) == 0
-    assert vacuum(tmp_path, "trades", set(), set(), 0) == []
+    assert vacuum(tmp_path, "trades", set(), set(), {}, 0) == []
 
 
 # --- versions

@@ -16,25 +16,11 @@ import tickflight
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.errors import AuthenticationError, BusyError, ConfigError, InputError, ServerError
 from tickflight_server.schemas import STORED, NumericType
+from tickflight_server.store import Ack as StoredAck
 from tickflight_server.store import Store
 
+Ack = StoredAck | tickflight.Ack
 PATIENCE_S = 600.0  # an import waits so long for room before it gives up
-
-
-class Ack(Protocol):
-    """What a durable batch is answered with."""
-
-    @property
-    def rows(self) -> int:
-        """Rows stored."""
-
-    @property
-    def rejected(self) -> int:
-        """Rows that the store put into table ``rejected``."""
-
-    @property
-    def duplicate(self) -> bool:
-        """Whether the batch had been stored before."""
 
 
 class Sink(Protocol):
