@@ -149,7 +149,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def get_schema(self, context: Any, descriptor: Any) -> flight.SchemaResult:
         """Answer GetSchema; nothing runs, and no handle is kept."""
-        with status.mapped_errors():
+        with status.mapped_to_arrow():
             return flight.SchemaResult(self._handler(self._schemas, descriptor)(self._call(context)))
 
     @staticmethod
