@@ -18,6 +18,7 @@ from tickflight_server.config import QuerySettings
 from tickflight_server.paths import Layout
 from tickflight_server.query.statement import CATALOG, Parameters, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
+from tickflight_server.query.values import engine_value
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store
 
@@ -95,15 +96,8 @@ def _engine_parameters(parameters: Parameters) -> Any:
         return None
     # the engine knows ? and $1 by the names "1", "2", …
     if isinstance(parameters, Mapping):
-        return {name: _engine_value(value) for name, value in parameters.items()}
-    return [_engine_value(value) for value in parameters]
-
-
-def _engine_value(value: Any) -> Any:
-    """Return an instant with a zone as what the tables hold, UTC without one: only then a filter on it prunes."""
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC).replace(tzinfo=None)
-    return value
+        return {name: engine_value(value) for name, value in parameters.items()}
+    return [engine_value(value) for value in parameters]
 
 
 def find_place(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters, error: Exception) -> Exception:
