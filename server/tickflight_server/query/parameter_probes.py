@@ -102,6 +102,9 @@ def inline(tree: Any) -> None:
     aliases: dict[str, set[str]] = {}
     for _, node in _nodes(tree, "BASE_TABLE"):
         aliases.setdefault(str(node["table_name"]).lower(), set()).add(str(node.get("alias") or "").lower())
+    references: dict[str, list[tuple[Path, Node]]] = {}
+    for place, node in _nodes(tree, "COLUMN_REF"):
+        references.setdefault(node["column_names"][-1].lower(), []).append((place, node))
     for _, path in list(occurrences(tree)):
         found = at(tree, path)
         column = _column(tree, path)
@@ -109,7 +112,7 @@ def inline(tree: Any) -> None:
             continue
         name, owner = column
         owners = {owner, *aliases.get(owner, ())}
-        uses = [p for p, ref in _nodes(tree, "COLUMN_REF") if _means(ref["column_names"], name, owners)]
+        uses = [use for use, node in references.get(name, ()) if _means(node["column_names"], owners)]
         for use in uses:
             put(tree, use, found)
         if uses:
@@ -170,8 +173,8 @@ def _nodes(tree: Any, kind: str, path: Path = ()) -> list[tuple[Path, Node]]:
     return found
 
 
-def _means(names: Sequence[str], name: str, owners: set[str]) -> bool:
-    return names[-1].lower() == name and (len(names) == 1 or names[-2].lower() in owners)
+def _means(names: Sequence[str], owners: set[str]) -> bool:
+    return len(names) == 1 or names[-2].lower() in owners
 
 
 def _column(tree: Any, path: Path) -> tuple[str, str] | None:

@@ -25,6 +25,8 @@ UNTOLD = pa.string()
 """The type of a parameter of which nothing is known."""
 
 ATTEMPTS_MAX = 48  # statements bound for one that has parameters the binder leaves open, about 1 ms each
+ATTEMPTS_BYTES_MAX = 50_000  # together; a longer statement takes longer to bind
+DEPTH_MAX = 200  # steps from a statement's top to a parameter, about 3 a bracket
 
 _COMMENTS = r"(?>\s+|--[^\n]*\n|/\*.*?\*/)*+"
 _FRONT = re.compile(
@@ -51,7 +53,8 @@ def parameter_schema(connection: duckdb.DuckDBPyConnection, sql: str, names: Seq
     ``connection`` has the tables that the statement names, with or without rows; nothing is run on it.
     """
     types = parameter_types(connection, sql) if names else {}
-    return pa.schema([pa.field(name, _arrow(connection, types.get(name.lower(), UNKNOWN))) for name in names])
+    arrow = {kind: _arrow(connection, kind) for kind in {UNKNOWN, *types.values()}}
+    return pa.schema([pa.field(name, arrow[types.get(name.lower(), UNKNOWN)]) for name in names])
 
 
 def result_schema(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Schema | None:
@@ -85,7 +88,7 @@ def parameter_types(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str
         return known
     try:
         known |= _settle_tables(tree)
-        search = _Search(connection, tree, known)
+        search = _Search(connection, tree, known, min(ATTEMPTS_MAX, ATTEMPTS_BYTES_MAX // (len(sql) + 1)))
         search.run({name for name, _ in probing.occurrences(tree)})
     except RecursionError:
         return known
@@ -111,21 +114,27 @@ def _settle_tables(tree: Any) -> dict[str, str]:
 class _Search:
     """Finds the types that the binder leaves open, in a tree that it may change."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, tree: Any, known: dict[str, str]) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, tree: Any, known: dict[str, str], attempts: int) -> None:
         self._connection = connection
         self._tree = tree
         self.known = known
-        self._attempts = ATTEMPTS_MAX
+        self._attempts = attempts
+        self._places: dict[str, list[probing.Path]] = {}
         self._nulls: dict[str, Node | None] = {}
 
     def run(self, names: Iterable[str]) -> None:
         """Find what can be found."""
+        if any(len(path) > DEPTH_MAX for _, path in probing.occurrences(self._tree)):
+            return
         self._targets()
         probing.inline(self._tree)
+        for name, path in probing.occurrences(self._tree):
+            self._places.setdefault(name, []).append(path)
         if self._left(names):
             self._together(names)
         for name in sorted(self._left(names)):
-            self._alone(name)
+            if self._attempts > 0:
+                self._alone(name)
         left = self._left(names)
         bare = {name for name in left if self._only_selected(name)}
         if left - bare:
@@ -136,8 +145,7 @@ class _Search:
         return {name for name in names if name not in self.known}
 
     def _only_selected(self, name: str) -> bool:
-        paths = [path for found, path in probing.occurrences(self._tree) if found == name]
-        return all(path[-2] == "select_list" for path in paths)
+        return all(path[-2] == "select_list" for path in self._places.get(name, ()))
 
     def _targets(self) -> None:
         """Take the types of the columns into which an INSERT puts what it selects."""
@@ -164,12 +172,16 @@ class _Search:
 
     def _probes(self, name: str) -> list[list[Probe]]:
         """Return what to try at each place where the parameter stands."""
-        paths = [path for found, path in probing.occurrences(self._tree) if found == name]
-        return [probing.probes(self._tree, path, _overloads) for path in paths]
+        return [probing.probes(self._tree, path, _overloads) for path in self._places.get(name, ())]
 
     def _together(self, names: Iterable[str]) -> None:
         """Ask for all that is open at once, with what is likeliest."""
-        chosen = [tried[0] for name in sorted(self._left(names)) for tried in self._probes(name) if tried]
+        chosen: list[Probe] = []
+        covered: set[str] = set()
+        for name in sorted(self._left(names)):
+            found = [] if name in covered else [tried[0] for tried in self._probes(name) if tried]
+            chosen += found
+            covered.update(other for probe in found for other in probe.finish)
         self._take(self._ask(chosen), chosen)
 
     def _alone(self, name: str) -> None:
@@ -177,8 +189,7 @@ class _Search:
         for tried in self._probes(name):
             for probe in tried:
                 if name not in self.known and self._attempts > 0:
-                    others = {found for found, _ in probing.occurrences(self._tree)} - {name}
-                    self._take(self._ask([probe], others), [probe], only=name)
+                    self._take(self._ask([probe], self._places.keys() - {name}), [probe], only=name)
 
     def _ask(self, probes: Sequence[Probe], nulls: Set[str] = frozenset()) -> Bound | None:
         """Bind the statement with the probes in it, NULL in the place of ``nulls`` and of parameters that are known."""
@@ -186,7 +197,7 @@ class _Search:
         tree = copy.deepcopy(self._tree)
         done: set[probing.Path] = set()
         for probe in sorted(probes, key=lambda p: len(p.path)):
-            if not any(probe.path[: len(path)] == path for path in done):
+            if not any(probe.path[:end] in done for end in range(len(probe.path) + 1)):
                 probing.put(tree, probe.path, copy.deepcopy(probe.node))
                 done.add(probe.path)
         for name, path in list(probing.occurrences(tree)):

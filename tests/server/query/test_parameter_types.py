@@ -119,6 +119,7 @@ ARITHMETIC = [
     ("SELECT * FROM trades WHERE timestamp - ? > INTERVAL 1 HOUR", [TIME]),
     ("SELECT day + ? FROM work.marks", [INT]),
     ("SELECT symbol || ?, ? || 'x' FROM trades", [TEXT, TEXT]),
+    ("SELECT price + " + " + ".join("?" * 50) + " FROM trades", [FLOAT] * 50),
     ("SELECT ? + 1, ? * 1.5, -?", [LONG, FLOAT, FLOAT]),
 ]
 FUNCTIONS = [
@@ -196,6 +197,8 @@ OPEN = [
     ("", [UNTOLD]),
     ("SELECT ?; SELECT ?", [UNTOLD] * 2),
     ("SET threads = ?", [UNTOLD]),
+    ("SELECT coalesce(" + ", ".join("?" * 500) + ")", [UNTOLD] * 500),
+    ("SELECT price + " + " + ".join("?" * 300) + " FROM trades", [UNTOLD] * 300),
     ("SELECT " + "(" * 3000 + "?" + ")" * 3000, [UNTOLD]),
 ]
 
