@@ -38,8 +38,9 @@ class _UnfitError(Exception):
 def values_of(column: pa.Array, wanted: pa.DataType | None, name: str) -> list[Any]:
     """Return what to bind for each value of a column, in the type ``wanted`` where that changes no value.
 
-    Without ``wanted`` an instant with a zone becomes what the tables hold, UTC without one; so it does where that is
-    wanted, and else it keeps its zone.
+    An instant with a zone keeps it, unless ``wanted`` has none: it becomes what the tables hold, UTC. ``wanted`` is
+    None where nothing is known of the statement: then so does every such instant, and an int64, which is what many
+    clients send for any integer, goes as a number that the engine finds a type for.
 
     Raises:
         StatementError: the engine cannot hold a value of parameter ``name``.
@@ -55,7 +56,7 @@ def values_of(column: pa.Array, wanted: pa.DataType | None, name: str) -> list[A
 def _values(column: pa.Array, wanted: pa.DataType | None) -> list[Any]:
     column = _decoded(column)
     kind = column.type
-    if kind in (pa.bool_(), pa.float64(), pa.string(), pa.binary(), pa.null()):
+    if kind in (pa.bool_(), pa.string(), pa.binary(), pa.null()):
         return list(column.to_pylist())
     for applies, convert in _CONVERTERS:
         if applies(kind):
@@ -89,6 +90,8 @@ def _typed(values: list[Any], sql_type: str) -> list[Any]:
 def _integers(column: pa.Array, wanted: pa.DataType | None) -> list[Any]:
     own = type_name(column.type)
     values = column.to_pylist()
+    if wanted is None and column.type == pa.int64():
+        return list(values)
     if wanted is None or not pa.types.is_integer(wanted) or wanted == column.type:
         return _typed(values, own)
     bits = wanted.bit_width
@@ -99,7 +102,14 @@ def _integers(column: pa.Array, wanted: pa.DataType | None) -> list[Any]:
 
 
 def _floats(column: pa.Array, wanted: pa.DataType | None) -> list[Any]:
-    return _typed(column.cast(pa.float32()).to_pylist(), "FLOAT")
+    if not pa.types.is_float64(column.type):
+        return _typed(column.cast(pa.float32()).to_pylist(), "FLOAT")
+    values = column.to_pylist()
+    if wanted is None or not pa.types.is_float32(wanted):
+        return list(values)
+    # the engine has functions that take a FLOAT and no DOUBLE
+    narrow = column.cast(pa.float32(), safe=False).to_pylist()
+    return [TypedValue(n, "FLOAT") if v is not None and n == v else v for n, v in zip(narrow, values, strict=True)]
 
 
 def _decimals(column: pa.Array, wanted: pa.DataType | None) -> list[Any]:

@@ -95,7 +95,7 @@ KEPT = [
 
 @pytest.mark.parametrize("column", KEPT, ids=lambda c: str(c.type))
 def test_value_and_type_are_kept(back: Back, column: pa.Array) -> None:
-    found = back(column)
+    found = back(column, pa.string())
     assert _unnamed(found.type) == _unnamed(column.type)
     # Python has no dates and times that far
     same = found.cast(column.type)
@@ -224,6 +224,10 @@ def test_time_to_the_microsecond_is_the_tables_plain_constant() -> None:
         (pa.array([-1]), pa.uint64(), TypedValue(-1, "BIGINT")),
         (pa.array([5], pa.int8()), pa.uint64(), TypedValue(5, "UBIGINT")),
         (pa.array([5]), pa.string(), TypedValue(5, "BIGINT")),
+        (pa.array([5]), None, 5),
+        (pa.array([5], pa.int8()), None, TypedValue(5, "TINYINT")),
+        (pa.array([0.5]), pa.float32(), TypedValue(0.5, "FLOAT")),
+        (pa.array([0.1]), pa.float32(), 0.1),
         (far(1000, pa.timestamp("ns")), pa.timestamp("us"), datetime(1970, 1, 1, 0, 0, 0, 1)),
         (far(1, pa.timestamp("ns")), pa.timestamp("us"), TypedValue("1970-01-01 00:00:00.000000001", "TIMESTAMP_NS")),
         (far(1, pa.timestamp("s")), pa.timestamp("us"), datetime(1970, 1, 1, 0, 0, 1)),
