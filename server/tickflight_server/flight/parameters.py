@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tickflight_server.errors import StatementError
+from tickflight_server.flight.parameter_values import values_of
 
 
 def read_batches(data: bytes) -> list[pa.RecordBatch]:
@@ -32,17 +33,25 @@ def read_batches(data: bytes) -> list[pa.RecordBatch]:
     return batches
 
 
-def rows_of(batches: list[pa.RecordBatch], names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+def rows_of(
+    batches: list[pa.RecordBatch], names: tuple[str, ...], types: pa.Schema | None = None
+) -> Iterator[tuple[Any, ...]]:
     """Yield the values of each row in the order of the statement's parameters ``names``.
+
+    Values keep their types. Where ``types`` has the parameters' own, in the order of ``names``, a value that is the
+    same in its parameter's type is given that type: an int64 that fits an int32, an instant in UTC or of another unit.
 
     Raises:
         StatementError: there are more or fewer columns than parameters, they are named otherwise, or a value has no
             counterpart in SQL.
     """
+    wanted = types.types if types is not None else [None] * len(names)
     for batch in batches:
         columns = _order(batch, names)
-        for row in range(batch.num_rows):
-            yield tuple(_value(column[row]) for column in columns)
+        if not columns:
+            yield from [()] * batch.num_rows
+            continue
+        yield from zip(*map(values_of, columns, wanted, names), strict=True)
 
 
 def _order(batch: pa.RecordBatch, names: tuple[str, ...]) -> list[pa.Array]:
@@ -61,20 +70,3 @@ def _order(batch: pa.RecordBatch, names: tuple[str, ...]) -> list[pa.Array]:
         missing = next(name for name in names if name.lower() not in given)
         raise StatementError(f"no value is given for ${missing}.", hint=hint)
     return list(batch.columns)
-
-
-def _value(scalar: pa.Scalar) -> Any:
-    if not scalar.is_valid:
-        return None
-    kind = scalar.type
-    if pa.types.is_dictionary(kind):
-        return _value(scalar.value)
-    try:
-        if pa.types.is_timestamp(kind):
-            # Python's datetime ends at the microsecond, which is what the tables hold, as UTC without a zone
-            scalar = scalar.cast(pa.int64()).cast(pa.timestamp(kind.unit)).cast(pa.timestamp("us"), safe=False)
-        elif pa.types.is_time64(kind) or pa.types.is_duration(kind):
-            scalar = scalar.cast(pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us"), safe=False)
-        return scalar.as_py()
-    except (ValueError, OverflowError, pa.ArrowException) as error:
-        raise StatementError(f"a value of type {kind} cannot be bound: {str(error).splitlines()[0]}.") from None

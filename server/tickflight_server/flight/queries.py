@@ -39,10 +39,11 @@ Row = tuple[object, ...]
 
 @dataclass
 class Prepared:
-    """A prepared statement, what it runs in, and the rows bound to it last."""
+    """A prepared statement, its parameters and their types, what it runs in, and the rows bound to it last."""
 
     statement: Statement | Writing
     parameters: tuple[str, ...]
+    types: pa.Schema
     asked: Asked
     rows: list[Row] = field(default_factory=list)
 
@@ -121,7 +122,7 @@ class QueryService:
         asked = self._sessions.asked(call, transaction_id)
         statement = self._engine.read(sql)
         if isinstance(statement, Writing):
-            return self._engine.returned(statement, asked.session.options) or EMPTY
+            return self._returned(statement, asked)
         return self._plan(statement, (), asked).schema
 
     def update(self, call: Call, sql: str, transaction_id: bytes | None) -> int:
@@ -146,6 +147,9 @@ class QueryService:
             seat=seat,
         )
 
+    def _returned(self, writing: Writing, asked: Asked) -> pa.Schema:
+        return self._engine.returned(writing, asked.session.options, asked.session.seat(asked.transaction))
+
     def _write(self, call: Call, asked: Asked, writing: Writing, rows: Sequence[object]) -> Outcome:
         with call.limits():
             return self._writer.write(
@@ -168,12 +172,13 @@ class QueryService:
         asked = self._sessions.asked(call, transaction_id)
         statement = self._engine.read(sql)
         names = self._engine.parameter_names(sql)
-        parameters = self._engine.parameter_schema(statement, names, asked.session.options)
+        seat = asked.session.seat(asked.transaction)
+        parameters = self._engine.parameter_schema(statement, names, asked.session.options, seat)
         if isinstance(statement, Writing):
-            schema = self._engine.returned(statement, asked.session.options) or EMPTY
+            schema = self._returned(statement, asked)
         else:
             schema = self._guess_schema(statement, names, asked)
-        handle = self._prepared.add(call.session.user, Prepared(statement, names, asked))
+        handle = self._prepared.add(call.session.user, Prepared(statement, names, parameters, asked))
         return ActionCreatePreparedStatementResult(
             prepared_statement_handle=handle,
             dataset_schema=schema.serialize().to_pybytes(),
@@ -199,7 +204,7 @@ class QueryService:
     def bind(self, call: Call, handle: bytes, batches: list[pa.RecordBatch]) -> None:
         """Bind rows of values to a prepared statement, in place of those bound before."""
         prepared = self._prepared.get(call.session.user, handle)
-        prepared.rows = list(rows_of(batches, prepared.parameters))
+        prepared.rows = list(rows_of(batches, prepared.parameters, prepared.types))
 
     def prepared_info(self, call: Call, handle: bytes) -> Found:
         """Plan a prepared query with its bound values, or run what writes; return the schema and the ticket."""
@@ -219,7 +224,7 @@ class QueryService:
         prepared = self._prepared.get(call.session.user, handle)
         asked = self._asked_again(call, prepared)
         if isinstance(prepared.statement, Writing):
-            return self._engine.returned(prepared.statement, asked.session.options) or EMPTY
+            return self._returned(prepared.statement, asked)
         if prepared.parameters and not prepared.rows:
             return self._guess_schema(prepared.statement, prepared.parameters, asked)
         return self._plan_bound(prepared, _rows(prepared)[0]).schema
@@ -231,7 +236,7 @@ class QueryService:
             raise InputError("the prepared statement gives rows.", hint="Run it as a query.")
         asked = self._asked_again(call, prepared)
         if prepared.parameters and any(batch.num_columns for batch in batches):
-            prepared.rows = list(rows_of(batches, prepared.parameters))
+            prepared.rows = list(rows_of(batches, prepared.parameters, prepared.types))
             if not prepared.rows:
                 return 0
         rows = [_bound(prepared.parameters, r) for r in _rows(prepared)]

@@ -22,6 +22,7 @@ from tickflight_server.paths import Layout
 from tickflight_server.query.statement import Parameters, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.travel import CATALOG
+from tickflight_server.query.values import engine_value
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store
 
@@ -152,15 +153,8 @@ def engine_parameters(parameters: Parameters) -> Any:
         return None
     # the engine knows ? and $1 by the names "1", "2", …
     if isinstance(parameters, Mapping):
-        return {name: _engine_value(value) for name, value in parameters.items()}
-    return [_engine_value(value) for value in parameters]
-
-
-def _engine_value(value: Any) -> Any:
-    """Return an instant with a zone as what the tables hold, UTC without one: only then a filter on it prunes."""
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC).replace(tzinfo=None)
-    return value
+        return {name: engine_value(value) for name, value in parameters.items()}
+    return [engine_value(value) for value in parameters]
 
 
 def find_place(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters, error: Exception) -> Exception:

@@ -22,6 +22,7 @@ from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import make_database, relation, set_now
 from tickflight_server.query.execution import Execution, batch_rows_for, interrupt
 from tickflight_server.query.failures import translate
+from tickflight_server.query.parameter_types import parameter_schema, result_schema
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
 from tickflight_server.query.shares import Share, split
@@ -347,13 +348,21 @@ class Engine:
 
     # --- statements that are prepared
 
-    def parameter_schema(self, statement: Statement | Writing, names: tuple[str, ...], options: Options) -> pa.Schema:
+    def parameter_schema(
+        self, statement: Statement | Writing, names: tuple[str, ...], options: Options, seat: Seat | None
+    ) -> pa.Schema:
         """Return a field for each of a statement's parameters, of the type that its place asks for."""
-        return pa.schema([pa.field(name, pa.null()) for name in names])
+        if not names:
+            return pa.schema([])
+        with self.connections.prober(options, seat) as prober:
+            return parameter_schema(prober.connection, statement.sql, names)
 
-    def returned(self, writing: Writing, options: Options) -> pa.Schema | None:
-        """Return the schema of what a writing statement gives back, None if nothing; nothing runs."""
-        return None
+    def returned(self, writing: Writing, options: Options, seat: Seat | None) -> pa.Schema:
+        """Return the schema of what a writing statement gives back, without columns if nothing; nothing runs."""
+        if not writing.returning:
+            return pa.schema([])
+        with self.connections.prober(options, seat) as prober:
+            return result_schema(prober.connection, writing.sql) or pa.schema([])
 
     # --- what writers use
 

@@ -44,6 +44,11 @@ class Prober:
         for name, (schema, _, _) in SYSTEM_TABLES.items():
             connection.register(view_name("system", name), schema.empty_table())
 
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The connection, for binding statements that do not run."""
+        return self._connection
+
     def close(self) -> None:
         """Let the connection go."""
         self._connection.close()

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from tickflight_server.errors import StatementError, TooLargeError, UnsupportedError
+from tickflight_server.query.values import plain
 from tickflight_server.schemas import STORED
 
 CATALOG = "tickflight"
@@ -198,9 +199,9 @@ def _bound(parameters: Sequence[Any] | Mapping[str, Any], name: str) -> Any:
     if isinstance(parameters, Mapping):
         for key, value in parameters.items():
             if key.lower() == name.lower():
-                return value
+                return plain(value)
     elif name.isdigit() and int(name) <= len(parameters):
-        return parameters[int(name) - 1]
+        return plain(parameters[int(name) - 1])
     raise StatementError(f"no value is bound to ${name}.", hint="Bind a row first.")
 
 
