@@ -28,6 +28,7 @@ from tickflight_server.flight.actions import ActionService
 from tickflight_server.flight.admin import AdminService
 from tickflight_server.flight.auth import MIDDLEWARE, Authenticator, Call, CallFactory, Handshake
 from tickflight_server.flight.catalogs import catalog_table
+from tickflight_server.flight.incoming import checked, chunks
 from tickflight_server.flight.ingest import IngestService
 from tickflight_server.flight.queries import Found, QueryService
 from tickflight_server.flight.result_schemas import RESULT_SCHEMAS, CatalogCommand, result_schema
@@ -54,6 +55,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         self._store = store
         self._engine = engine
         self._clock = clock
+        self._message_bytes_max = settings.flight.message_bytes_max
         self._handle_idle_s = settings.query.handle_idle_s
         authenticator = Authenticator(settings.auth, clock)
         self._sessions = Sessions(engine, store.pins, settings.query, clock)
@@ -188,7 +190,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             handler(self._call(context), command, reader, writer)
 
     def _bind(self, call: Call, command: c.CommandPreparedStatementQuery, reader: Any, writer: Any) -> None:
-        self._queries.bind(call, command.prepared_statement_handle, _batches(reader))
+        self._queries.bind(call, command.prepared_statement_handle, self._batches(reader))
         answer = DoPutPreparedStatementResult(command.prepared_statement_handle)
         writer.write(pa.py_buffer(answer.serialize()))
 
@@ -198,8 +200,11 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
 
     def _prepared_update(self, call: Call, command: c.CommandPreparedStatementUpdate, reader: Any, writer: Any) -> None:
-        rows = self._queries.prepared_update(call, command.prepared_statement_handle, _batches(reader))
+        rows = self._queries.prepared_update(call, command.prepared_statement_handle, self._batches(reader))
         writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+
+    def _batches(self, reader: Any) -> list[pa.RecordBatch]:
+        return [checked(c.data, self._message_bytes_max) for c in chunks(reader) if c.data is not None]
 
     def list_flights(self, context: Any, criteria: Any) -> Iterator[flight.FlightInfo]:
         """Refuse ListFlights: Flight SQL lists tables by CommandGetTables."""
@@ -240,7 +245,3 @@ def _command_bytes(descriptor: Any) -> bytes:
         raise UnsupportedError("only descriptors with a Flight SQL command are taken.", hint="Use a Flight SQL client.")
     command: bytes = descriptor.command
     return command
-
-
-def _batches(reader: Any) -> list[pa.RecordBatch]:
-    return [chunk.data for chunk in reader if chunk.data is not None]
