@@ -10,7 +10,7 @@ INSTALL_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 MANIFESTS := .ci/install constraints.txt client/pyproject.toml server/pyproject.toml pyproject.toml
 
-.PHONY: demo test lint bench crash proto install dev clean help
+.PHONY: demo test lint bench crash fuzz proto install dev clean help
 
 help:
 	@echo "make demo [ARGS=\"--seconds 10\"]   install, then show the whole way from exchange to query"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint                         ruff, mypy, import-linter"
 	@echo "make bench [ARGS=\"smoke\"]         figures, one JSON line each"
 	@echo "make crash [ARGS=\"--crash-seed 7\"] every crash and disk fault there is; long, see proto-notes/crash-testing.md"
+	@echo "make fuzz [ARGS=\"--crash-seed 7\"]  a hundred thousand messages of noise, to the decoder and to a server"
 	@echo "make proto                        generate the protobuf code anew"
 
 demo: $(INSTALL_STAMP)
@@ -29,6 +30,9 @@ test: $(DEV_STAMP)
 
 crash: $(DEV_STAMP)
 	$(BIN)/python -m pytest tests/crash --campaign full $(ARGS)
+
+fuzz: $(DEV_STAMP)
+	$(BIN)/python -m pytest tests/fuzz --campaign full $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

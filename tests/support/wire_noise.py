@@ -23,11 +23,26 @@ from tickflight.wire import codec
 from tickflight.wire.actions import ACTIONS
 from tickflight.wire.append import AppendBatch
 from tickflight.wire.codec import Message
-from tickflight.wire.commands import COMMANDS, AppendStream, Command
-from tickflight.wire.tickets import TICKETS
+from tickflight.wire.commands import (
+    COMMANDS,
+    AppendStream,
+    CommandPreparedStatementQuery,
+    CommandPreparedStatementUpdate,
+    CommandStatementIngest,
+    CommandStatementQuery,
+    CommandStatementUpdate,
+)
+from tickflight.wire.tickets import TICKETS, Query
 
 RPCS = ("info", "schema", "get", "put", "action")
-HANDLES_MAX = 200
+PUTS = (
+    AppendStream,
+    CommandPreparedStatementQuery,
+    CommandPreparedStatementUpdate,
+    CommandStatementIngest,
+    CommandStatementUpdate,
+)
+HANDLES_MAX = 50
 STATEMENTS = (
     "SELECT 1",
     "SELECT * FROM trades WHERE symbol = 'BTC-USDT' AND price < 5 ORDER BY seq LIMIT 3",
@@ -93,7 +108,9 @@ class Noise:
         self._tickets: deque[bytes] = deque(maxlen=HANDLES_MAX)
         self._batches = (
             trades(3, exchange="NOISE"),
-            pa.record_batch({"id": pa.array([7], pa.int32()), "text": ["t"], "at": pa.array([None], pa.timestamp("us"))}),
+            pa.record_batch(
+                {"id": pa.array([7], pa.int32()), "text": ["t"], "at": pa.array([None], pa.timestamp("us"))}
+            ),
             pa.record_batch({"0": [1]}),
             pa.record_batch({"0": [1, None], "1": ["a", "b"]}),
             pa.record_batch({"a": pa.array(["x", "y"]).dictionary_encode(), "a b": [[1], None]}),
@@ -113,14 +130,14 @@ class Noise:
         rpc = self._random.choices(RPCS, (4, 2, 4, 3, 6))[0]
         sent = self._sound(rpc)
         fate = self._random.random()
-        if fate < 0.35:
+        if fate < 0.45:
             return sent
-        if fate < 0.8:
+        if fate < 0.85:
             return Sent(rpc, self.damaged(sent.body), sent.action, sent.batches)
-        if fate < 0.9:  # sound, but in the wrong place
+        if fate < 0.93:  # sound, but in the wrong place
             other = self._sound(self._random.choice(RPCS))
             return Sent(rpc, other.body, sent.action, sent.batches)
-        name = sent.action if self._random.random() < 0.8 else self._text()
+        name = self._text() if sent.action and self._random.random() < 0.2 else sent.action
         return Sent(rpc, self._random.randbytes(self._random.randint(0, 40)), name, sent.batches)
 
     def _sound(self, rpc: str) -> Sent:
@@ -131,9 +148,9 @@ class Noise:
         if rpc == "get":
             if self._tickets and pick.random() < 0.5:
                 return Sent(rpc, pick.choice(self._tickets))
-            return Sent(rpc, self.filled(pick.choice(tuple(TICKETS.values()))).serialize())
-        command: type[Command] = pick.choice(tuple(COMMANDS.values()))
-        message = self.filled(command)
+            return Sent(rpc, self.filled(pick.choice((Query, *TICKETS.values()))).serialize())
+        commands = [c for c in COMMANDS.values() if c in PUTS] if rpc == "put" else [*COMMANDS.values()]
+        message = self.filled(pick.choice((*commands, *([CommandStatementQuery] * 5 if rpc != "put" else ()))))
         return Sent(rpc, message.serialize(), batches=self._follows(message) if rpc == "put" else ())
 
     def _follows(self, message: Message) -> tuple[tuple[pa.RecordBatch, bytes], ...]:
@@ -183,12 +200,24 @@ class Noise:
         if hint is str:
             return self._sql() if name in ("query", "sql") else self._text()
         if name == "json":
-            return pick.choice((b"{}", b'{"received": 1}', b"[" * 5000, b"{", b"null", b'{"last_error": "\\ud800"}', b'{"x": ' + b"[" * 800 + b"]" * 800 + b"}"))
+            return pick.choice(
+                (
+                    b"{}",
+                    b'{"received": 1}',
+                    b"[" * 5000,
+                    b"{",
+                    b"null",
+                    b'{"last_error": "\\ud800"}',
+                    b'{"x": ' + b"[" * 800 + b"]" * 800 + b"}",
+                )
+            )
         if name == "params":
             return pick.choice((b"", self._stream(), self.damaged(self._stream())))
         if name in ("ticket", "info") and self._tickets:
             return pick.choice(self._tickets)
-        return pick.choice(self._handles) if self._handles and pick.random() < 0.8 else pick.randbytes(pick.randint(0, 20))
+        return (
+            pick.choice(self._handles) if self._handles and pick.random() < 0.8 else pick.randbytes(pick.randint(0, 20))
+        )
 
     def _stream(self) -> bytes:
         batch = self._random.choice(self._batches)
