@@ -132,12 +132,13 @@ class Writer:
                 held.callback(connection.close)
             else:
                 connection = held.enter_context(seat.taken())
-                connection.execute(f"SET search_path = '{session.options.search_path}'")
-                if transaction is not None:
-                    seat.begin()
             if started is not None:
                 started(lambda: interrupt(connection))
             try:
+                if seat is not None:
+                    connection.execute(f"SET search_path = '{session.options.search_path}'")
+                    if transaction is not None:
+                        seat.begin()
                 opened(connection, held)
                 if seat is None or not seat.in_transaction:
                     held.enter_context(_in_transaction(connection))
@@ -245,7 +246,8 @@ def _ingest(
             connection.execute(sql)
             return _count(connection)
     finally:
-        connection.unregister(_INCOMING)
+        with suppress(duckdb.Error):  # the transaction is aborted; what failed is to be told, not this
+            connection.unregister(_INCOMING)
 
 
 def _is_there(connection: duckdb.DuckDBPyConnection, target: Target) -> bool:
