@@ -6,8 +6,7 @@ exactly once, whichever way it comes, and its ticket gives what it gave however 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -53,6 +52,7 @@ class Planned:
     """A result that waits to be fetched: of a query to be run, or the ``result`` of what was run already.
 
     ``plan`` is used once, when it is fresh; after that it is made anew. ``share`` is the part of a scan that it is.
+    What is ``cancelled`` stops where it runs, and runs no more.
     """
 
     asked: Asked
@@ -62,21 +62,6 @@ class Planned:
     share: Share | None = None
     result: pa.Table | None = None
     cancelled: bool = False
-    running: list[Callable[[], None]] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def runs(self, cancel: Callable[[], None]) -> None:
-        """Note what stops a run of it."""
-        with self.lock:
-            self.running.append(cancel)
-
-    def cancel(self) -> None:
-        """Stop what runs, and let nothing more run."""
-        with self.lock:
-            self.cancelled = True
-            running, self.running = self.running, []
-        for stop in running:
-            stop()
 
 
 @dataclass(frozen=True)
@@ -320,16 +305,15 @@ class QueryService:
         return self._run(call, self._plan(statement, values, asked), asked)
 
     def _run(self, call: Call, plan: Plan, asked: Asked, planned: Planned | None = None) -> flight.FlightDataStream:
-        def started(cancel: Callable[[], None]) -> None:
-            call.watch(cancel)
-            if planned is not None:
-                planned.runs(cancel)
-
+        if planned is not None:
+            # the watcher asks again and again: a cancel that comes between two steps of the engine's is not lost
+            gone = call.gone
+            call.gone = lambda: planned.cancelled or gone()
         with call.limits():
             execution = self._engine.execute(
                 plan,
                 cuts=self._sessions.cuts(asked),
-                started=started,
+                started=call.watch,
                 options=asked.session.options,
                 seat=asked.session.seat(asked.transaction),
                 share=planned.share if planned is not None else None,
@@ -362,7 +346,7 @@ class QueryService:
         """Stop what runs for a ticket, and let nothing more run; return whether there is such a ticket."""
         planned = self._planned.find(call.session.user, handle)
         if planned is not None:
-            planned.cancel()
+            planned.cancelled = True
         return planned is not None
 
     def renew(self, call: Call, handle: bytes) -> None:

@@ -26,10 +26,8 @@ def nothing(ada: ByHand) -> None:
     ada.run("DROP TABLE IF EXISTS taken", "DROP SCHEMA IF EXISTS own CASCADE", "CREATE SCHEMA own")
 
 
-def command(
-    options: TableDefinitionOptions | None = CREATE, table: str = "taken", **more: Any
-) -> CommandStatementIngest:
-    return CommandStatementIngest(options, table, **more)
+def command(how: TableDefinitionOptions | None = CREATE, table: str = "taken", **more: Any) -> CommandStatementIngest:
+    return CommandStatementIngest(how, table, **more)
 
 
 def count(client: ByHand, table: str = "taken") -> int:
