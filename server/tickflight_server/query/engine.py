@@ -376,10 +376,13 @@ class Engine:
         set_now(connection, self._clock.now_us())
         reads = writing.reads
         readings = reads.readings()
-        if not readings and not any(name in SYSTEM_TABLES for _, name in reads.tables):
-            return
         if not writing.runs:
+            views = [view_name(schema, name) for schema, name, _, _ in self.tables()]
+            take_back(connection, views)
+            held.callback(take_back, connection, views)
             self.give_empty(connection)
+            return
+        if not readings and not any(name in SYSTEM_TABLES for _, name in reads.tables):
             return
         filters: Mapping[str, Filters | None] = {}
         if writing.query is not None and plain:

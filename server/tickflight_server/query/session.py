@@ -119,8 +119,14 @@ class Seat:
         with self.taken() as connection:
             self.in_transaction = False
             try:
+                if how == "COMMIT":
+                    # the engine commits an aborted transaction without a word, and rolls it back
+                    connection.execute("SELECT 1").fetchall()
                 connection.execute(how)
             except duckdb.Error as error:
+                if how == "COMMIT":
+                    with suppress(duckdb.Error):
+                        connection.execute("ROLLBACK")
                 raise TransactionError(str(error).strip()) from None
 
     def close(self) -> None:

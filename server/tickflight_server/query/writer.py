@@ -132,12 +132,13 @@ class Writer:
                 held.callback(connection.close)
             else:
                 connection = held.enter_context(seat.taken())
-                connection.execute(f"SET search_path = '{session.options.search_path}'")
-                if transaction is not None:
-                    seat.begin()
             if started is not None:
                 started(lambda: interrupt(connection))
             try:
+                if seat is not None:
+                    connection.execute(f"SET search_path = '{session.options.search_path}'")
+                    if transaction is not None:
+                        seat.begin()
                 opened(connection, held)
                 if seat is None or not seat.in_transaction:
                     held.enter_context(_in_transaction(connection))
