@@ -1,6 +1,7 @@
 """The ADBC driver's own DB-API."""
 
 import adbc_driver_flightsql.dbapi as flight_sql
+import pyarrow as pa
 import pytest
 from connect_page import run_here
 
@@ -15,10 +16,18 @@ def test_the_recipe_reads_and_writes(server, counts):
     assert names["above"] == sum(price > level for price in prices for level in (64999.0, 65001.0))
 
 
-def test_a_query_with_several_bindings_gives_the_rows_of_all(server, counts):
+def test_a_query_with_a_table_bound_gives_the_rows_of_all_its_runs(server, counts):
     with flight_sql.connect(server.address, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM market.trades WHERE symbol = $1", ("ETH-USDT",))
-        assert cursor.fetchall() == [(counts["ETH-USDT"],)]
+        sql = "SELECT symbol, count(*) FROM market.trades WHERE symbol = $1 GROUP BY ALL"
+        cursor.execute(sql, pa.table({"1": list(counts)}))
+        assert cursor.fetchall() == list(counts.items())
+
+
+def test_executemany_writes_every_row(server):
+    with flight_sql.connect(server.address, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE OR REPLACE TABLE workspace.dbapi_many (a INTEGER, b VARCHAR)")
+        cursor.executemany("INSERT INTO workspace.dbapi_many VALUES (?, ?)", [(1, "x"), (2, "y")])
+    assert server.query("SELECT * FROM workspace.dbapi_many ORDER BY a") == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
 
 
 def test_the_objects_are_listed_down_to_the_columns(server):
@@ -30,8 +39,6 @@ def test_the_objects_are_listed_down_to_the_columns(server):
 
 
 def test_ingest_is_committed_whatever_becomes_of_the_transaction(server):
-    import pyarrow as pa
-
     with flight_sql.connect(server.address) as connection:
         with connection.cursor() as cursor:
             cursor.adbc_ingest("dbapi_kept", pa.table({"a": [1]}), mode="replace", db_schema_name="workspace")

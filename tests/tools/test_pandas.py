@@ -11,8 +11,8 @@ pytestmark = pytest.mark.tool("pandas")
 def test_the_recipe_reads_and_writes(server, counts):
     names = run_here("pandas", server.port)
     assert len(names["trades"]) == counts["BTC-USDT"]
-    assert names["stored"].columns.tolist() == ["timestamp", "open", "high", "low", "close"]
-    assert names["stored"].high.max() == names["trades"].price.max()
+    assert names["stored"].columns.tolist() == ["timestamp", "first", "max", "min", "last"]
+    assert names["stored"]["max"].max() == names["trades"].price.max()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """pyarrow's FlightClient, with nothing else."""
 
+import pyarrow.flight as flight
 import pytest
 from connect_page import run_here
 
@@ -12,8 +13,6 @@ def test_the_recipe_reads(server, counts):
 
 
 def test_the_commands_length_may_take_more_than_one_byte(server):
-    import pyarrow.flight as flight
-
     names = run_here("pyarrow alone", server.port)
     with flight.connect(server.address) as client:
         for size in (1, 127, 128, 20_000):
