@@ -37,3 +37,23 @@ def test_seeds_are_loaded(server, dbt):
     dbt("seed")
     rows = server.query("SELECT exchange, maker_fee FROM workspace.venues ORDER BY ALL")
     assert rows == [{"exchange": "BINANCE", "maker_fee": 0.001}, {"exchange": "OKX", "maker_fee": 0.0008}]
+
+
+def test_an_incremental_model_grows_and_a_view_sees_it(server, counts, project, dbt):
+    (project / "models" / "trade_prices.sql").write_text(
+        """{{ config(materialized="incremental", unique_key="seq") }}
+        SELECT seq, price FROM {{ source("market", "trades") }}
+        WHERE {% if is_incremental() %} seq >= (SELECT max(seq) FROM {{ this }}) {% else %} seq <= 100 {% endif %}"""
+    )
+    (project / "models" / "trade_count.sql").write_text("SELECT count(*) AS n FROM {{ ref('trade_prices') }}")
+    for rows in (100, sum(counts.values())):
+        dbt("run", "--select", "trade_prices", "trade_count")
+        assert server.query("SELECT n FROM workspace.trade_count") == [{"n": rows}]
+
+
+def test_a_model_in_a_file_is_refused(project, dbt):
+    (project / "models" / "outside.sql").write_text(
+        """{{ config(materialized="external", location="outside.parquet") }} SELECT 1 AS a"""
+    )
+    with pytest.raises(AssertionError, match="COPY is not for users"):
+        dbt("run", "--select", "outside")

@@ -46,3 +46,8 @@ def test_to_sql_treats_a_table_that_exists_as_told(connection, mode, rows):
     assert len(pd.read_sql("SELECT * FROM workspace.pandas_twice", connection)) == rows
     with pytest.raises(ValueError, match="exists"):
         frame.to_sql("pandas_twice", connection, schema="workspace", if_exists="fail", index=False)
+
+
+def test_to_sql_without_a_schema_writes_to_the_workspace(connection):
+    pd.DataFrame({"a": [1]}).to_sql("pandas_plain", connection, if_exists="replace", index=False)
+    assert pd.read_sql("SELECT a FROM workspace.pandas_plain", connection).a.tolist() == [1]

@@ -5,7 +5,11 @@ from connect_page import run_here
 
 sa = pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed")
 pytest.importorskip("sqlalchemy_adbc", reason="sqlalchemy-adbc is not installed")
-pytestmark = pytest.mark.tool("sqlalchemy-adbc")
+pytestmark = [
+    pytest.mark.tool("sqlalchemy-adbc"),
+    # SQLAlchemy leaves the cursor of a CREATE or DROP to the garbage collector; ADBC tells so under pytest
+    pytest.mark.filterwarnings("ignore:A adbc_driver_manager.dbapi.Cursor was not explicitly close:ResourceWarning"),
+]
 
 
 def test_the_recipe_reads_and_writes(server, counts):
@@ -46,3 +50,12 @@ def test_a_transaction_that_is_rolled_back_leaves_nothing(engine):
     with engine.begin() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(notes)).scalar_one() == 0
         notes.drop(connection)
+
+
+def test_a_table_without_a_schema_is_made_in_the_workspace(engine):
+    plain = sa.Table("alchemy_plain", sa.MetaData(), sa.Column("id", sa.Integer))
+    with engine.begin() as connection:
+        plain.create(connection)
+    assert "alchemy_plain" in sa.inspect(engine).get_table_names(schema="workspace")
+    with engine.begin() as connection:
+        plain.drop(connection)
