@@ -5,7 +5,7 @@ import json
 import pytest
 from connect_page import recipe
 
-pytestmark = pytest.mark.tool("Node.js clients", environment="node")
+pytestmark = pytest.mark.tool("@lancedb/arrow-flight-sql-client", environment="node")
 
 ANSWER = """
 const plain = (row) => ({ symbol: row.symbol, n: Number(row.n) });
