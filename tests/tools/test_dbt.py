@@ -3,7 +3,7 @@
 import pytest
 from connect_page import files
 
-pytestmark = pytest.mark.tool("dbt-gizmosql", environment="dbt")
+pytestmark = [pytest.mark.tool("dbt-gizmosql", environment="dbt"), pytest.mark.slow]
 
 
 @pytest.fixture

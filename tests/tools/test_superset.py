@@ -3,7 +3,7 @@
 import pytest
 from connect_page import recipe
 
-pytestmark = pytest.mark.tool("apache-superset", environment="superset")
+pytestmark = [pytest.mark.tool("apache-superset", environment="superset"), pytest.mark.slow]
 
 # What Superset itself needs before it can look at a database: a configuration and its tables.
 APPLICATION = """
