@@ -39,7 +39,8 @@ SECTIONS = {
 
 
 def pages():
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(NOTES.rglob("*.md"))]
+    guides = sorted((ROOT / "client" / "docs").glob("*.md"))
+    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *guides, *sorted(NOTES.rglob("*.md"))]
 
 
 def blocks(text, language):
