@@ -165,7 +165,8 @@ def _run_transaction(sql: str, session: SqlSession, transaction: Transaction | N
         if seat.in_transaction:
             raise TransactionError("TransactionContext Error: cannot start a transaction within a transaction")
         seat.begin()
-    else:
+    # in a transaction of the protocol that has written nothing, there is none of the engine's yet to end
+    elif transaction is None or seat.in_transaction:
         seat.end("COMMIT" if word in ("commit", "end") else "ROLLBACK")
     return Outcome(0)
 
