@@ -7,6 +7,7 @@ exactly once, whichever way it comes, and its ticket gives what it gave however 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ from tickflight_server.query.writer import Outcome, Writer
 from tickflight_server.query.writing import Writing
 
 PLAN_FRESH_S = 1.0  # a plan older than this when it is fetched is made anew, since now() is part of it
+SHARE_FETCHED_S = 60.0  # a part of a scan can be fetched again for so long
 EMPTY = pa.schema([])
 # what stands for a parameter before values are bound: some functions refuse null, others want a list
 _GUESSES: tuple[object, ...] = (None, 1, [1])
@@ -70,6 +72,12 @@ class Planned:
         with self.lock:
             self.running.append(cancel)
 
+    def ended(self, cancel: Callable[[], None]) -> None:
+        """Forget a run that has ended."""
+        with self.lock:
+            if cancel in self.running:
+                self.running.remove(cancel)
+
     def cancel(self) -> None:
         """Stop what runs, and let nothing more run."""
         with self.lock:
@@ -100,12 +108,14 @@ class QueryService:
         self._clock = clock
         limits = {"most": settings.handles_max, "idle_s": settings.handle_idle_s}
         self._planned: Handles[Planned] = Handles("query result", clock, **limits)  # type: ignore[arg-type]
+        self._fetched: deque[tuple[float, str, bytes]] = deque()
         self._prepared: Handles[Prepared] = Handles("prepared statement", clock, **limits)  # type: ignore[arg-type]
 
     # --- statements
 
     def info(self, call: Call, sql: str, transaction_id: bytes | None) -> Found:
         """Plan a query, or run what writes; return the result's schema and its tickets."""
+        self._forget_fetched()
         asked = self._sessions.asked(call, transaction_id)
         statement = self._engine.read(sql)
         if isinstance(statement, Writing):
@@ -115,7 +125,7 @@ class QueryService:
         now = self._clock.monotonic()
         planned = [Planned(asked, statement, plan, now, share) for share in shares or (None,)]
         handles = [self._planned.add(call.session.user, one) for one in planned]
-        return Found(plan.schema, tuple(TicketStatementQuery(h).serialize() for h in handles), expires=True)
+        return Found(plan.schema, tuple(TicketStatementQuery(h).serialize() for h in handles), expires=not shares)
 
     def schema(self, call: Call, sql: str, transaction_id: bytes | None) -> pa.Schema:
         """Return the result schema of a statement; nothing runs, and no handle is kept."""
@@ -261,7 +271,10 @@ class QueryService:
         if isinstance(ticket, Query):
             return self._run_query(call, ticket)
         if isinstance(ticket, TicketStatementQuery):
-            return self._fetch_planned(call, self._planned.get(call.session.user, ticket.statement_handle))
+            planned = self._planned.get(call.session.user, ticket.statement_handle)
+            if planned.share is not None:
+                call.hold(lambda: self._note_fetched(call.session.user, ticket.statement_handle))
+            return self._fetch_planned(call, planned)
         prepared = self._prepared.get(call.session.user, ticket.prepared_statement_handle)
         if isinstance(prepared.statement, Writing):
             raise InputError("the prepared statement writes.", hint="Ask for its flight information, which runs it.")
@@ -283,6 +296,16 @@ class QueryService:
         if plan is None or (planned.share is None and self._clock.monotonic() - planned.made > PLAN_FRESH_S):
             plan = self._plan(planned.statement, (), planned.asked)
         return self._run(call, plan, planned.asked, planned)
+
+    def _note_fetched(self, user: str, handle: bytes) -> None:
+        """Keep a share that was fetched for a moment only: it holds rows that the ring has let go of."""
+        self._fetched.append((self._clock.monotonic() + SHARE_FETCHED_S, user, handle))
+
+    def _forget_fetched(self) -> None:
+        now = self._clock.monotonic()
+        while self._fetched and self._fetched[0][0] < now:
+            _, user, handle = self._fetched.popleft()
+            self._planned.remove(user, handle)
 
     def _take(self, call: Call, asked: Asked) -> None:
         """Let ``call`` run in what a ticket was given for; a fetch need not name its pin, and may not name another.
@@ -320,6 +343,7 @@ class QueryService:
             call.watch(cancel)
             if planned is not None:
                 planned.runs(cancel)
+                call.hold(lambda: planned.ended(cancel))
 
         with call.limits():
             execution = self._engine.execute(
