@@ -38,7 +38,7 @@ class Refused:
 
 
 _CATALOG = ("result_schemas.result_schema",)
-_MARKET = "market tables take rows in mode append alone (PERMISSION_DENIED)"
+_MARKET = "market tables take rows in mode append alone (PERMISSION_DENIED), in no transaction (UNIMPLEMENTED)"
 
 SERVED: Final = (
     Served(

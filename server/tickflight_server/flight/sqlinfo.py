@@ -150,6 +150,7 @@ SQL_INFO: Final = (
     ),
     SqlInfo(9, "FLIGHT_SQL_SERVER_CANCEL", "bool_value", True),
     SqlInfo(10, "FLIGHT_SQL_SERVER_BULK_INGESTION", "bool_value", True),
+    # into the users' tables; one of market data that names a transaction is refused
     SqlInfo(11, "FLIGHT_SQL_SERVER_INGEST_TRANSACTIONS_SUPPORTED", "bool_value", True),
     SqlInfo(100, "FLIGHT_SQL_SERVER_STATEMENT_TIMEOUT", "int32_bitmask", lambda facts: facts.statement_timeout_ms),
     SqlInfo(101, "FLIGHT_SQL_SERVER_TRANSACTION_TIMEOUT", "int32_bitmask", lambda facts: facts.transaction_timeout_ms),

@@ -39,17 +39,13 @@ _FUNCTIONS = f"""
 SELECT md5(coalesce(string_agg(function_name || coalesce(macro_definition, ''), ',' ORDER BY function_name), ''))
 FROM duckdb_functions() WHERE {_OURS}
 """
-_NAMES = """
+_REFUSED_NAMES = f"""
+SELECT name, regexp_matches(name, '{LIKE_FILES}') AS unreadable
 FROM (SELECT table_name AS name, schema_name, database_name FROM duckdb_tables() UNION ALL
       SELECT view_name, schema_name, database_name FROM duckdb_views())
-"""
-_TAKEN = f"""
-SELECT name {_NAMES}
-WHERE database_name = '{CATALOG}' AND schema_name = 'workspace' AND list_contains(?, lower(name))
-"""
-_LIKE_FILES = f"""
-SELECT name {_NAMES}
-WHERE database_name IN ('{CATALOG}', 'temp') AND regexp_matches(name, '{LIKE_FILES}')
+WHERE database_name IN ('{CATALOG}', 'temp') AND unreadable
+   OR database_name = '{CATALOG}' AND schema_name = 'workspace' AND list_contains(?, lower(name))
+LIMIT 1
 """
 _MACROS = f"""
 SELECT function_name, function_type FROM duckdb_functions()
@@ -211,17 +207,13 @@ class Workspace:
                 hint="Make tables in schema workspace, or in a schema of your own.",
             )
         taken = [*STORED, *SYSTEM_TABLES, *MACROS]
-        hidden = connection.execute(_TAKEN, [taken]).fetchall()
-        if hidden:
+        for name, unreadable in connection.execute(_REFUSED_NAMES, [taken]).fetchall():
+            if unreadable:  # no query could name it
+                raise PermissionDeniedError(
+                    f"{name[:100]!r} reads like the name of a file.", hint=r"Leave out . / \ : * and ?"
+                )
             raise PermissionDeniedError(
-                f"{hidden[0][0]} is a name of the server's.",
-                hint="Give it another name, or make it in a schema of your own.",
-            )
-        unreadable = connection.execute(_LIKE_FILES).fetchall()
-        if unreadable:
-            # no query could name it
-            raise PermissionDeniedError(
-                f"{unreadable[0][0][:100]!r} reads like the name of a file.", hint=r"Leave out . / \ : * and ?"
+                f"{name} is a name of the server's.", hint="Give it another name, or make it in a schema of your own."
             )
 
 

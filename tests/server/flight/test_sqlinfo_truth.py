@@ -279,6 +279,10 @@ def ingest_honours_its_transaction(peer: Peer, _: Path) -> None:
         peer.ingest("i11", pa.record_batch({"a": [1]}), transaction_id=transaction)
         peer.end(transaction, commit=commit)
         assert len(peer.listed(table_name_filter_pattern="i11")) == rows
+    transaction = peer.begin()
+    with pytest.raises(pa.ArrowNotImplementedError, match="no part in transactions"):
+        peer.ingest("trades", trades(1), transaction_id=transaction)
+    peer.end(transaction, commit=False)
 
 
 @check(100)
