@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 import yaml
-from flight_here import FlightHere
+from flight_here import FlightHere, trades
 from pydantic import BaseModel
 
 from tickflight_server import config
@@ -155,6 +155,20 @@ def test_python_in_the_readme_compiles():
     assert len(found) > 5
     for number, text in enumerate(found):
         compile(text, f"README block {number}", "exec")
+
+
+def test_sessions_in_the_readme_run(tmp_path):
+    here = FlightHere(tmp_path / "lake", query={"share_rows": 1000})
+    for day in range(3):
+        here.store.append("trades", trades(1000, start_us=1_790_000_000_000_000 + day * 86_400_000_000)).result()
+    here.store.flush()
+    found = {}
+    for heading in ("### Tables of your own", "### Sessions", "### Long queries"):
+        for text in blocks(section(README, heading), "python"):
+            exec(text.replace("grpc://127.0.0.1:8815", here.address), found)
+    here.stop()
+    assert len(found["partitions"]) > 1
+    assert found["rows"] == 3000
 
 
 def test_sql_in_the_readme_binds(tmp_path):
