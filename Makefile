@@ -12,7 +12,7 @@ INSTALL_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 MANIFESTS := .ci/install constraints.txt client/pyproject.toml server/pyproject.toml pyproject.toml
 
-.PHONY: demo test tools lint bench crash proto install dev clean help
+.PHONY: demo test tools lint bench crash proto notes install dev clean help
 
 help:
 	@echo "make demo [ARGS=\"--seconds 10\"]   install, then show the whole way from exchange to query"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench [ARGS=\"smoke\"]         figures, one JSON line each"
 	@echo "make crash [ARGS=\"--crash-seed 7\"] every crash and disk fault there is; long, see proto-notes/crash-testing.md"
 	@echo "make proto                        generate the protobuf code anew"
+	@echo "make notes                        write the generated part of proto-notes/flight-sql.md anew"
 
 demo: $(INSTALL_STAMP)
 	$(BIN)/tickflight-server demo $(ARGS)
@@ -70,6 +71,9 @@ proto:
 	sed -i 's/^from google.protobuf import descriptor_pool as/from tickflight.wire import pool as/' client/tickflight/wire/*_pb2.py
 	sed -i '1i # mypy: ignore-errors' client/tickflight/wire/*_pb2.pyi
 	rm -rf $(VENV)-proto
+
+notes: $(INSTALL_STAMP)
+	$(BIN)/python -m tickflight_server.flight.document proto-notes/flight-sql.md
 
 clean:
 	rm -rf $(VENV) $(VENV)-tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

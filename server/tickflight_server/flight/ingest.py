@@ -18,7 +18,14 @@ import structlog
 from tickflight.wire.append import AppendAck, AppendBatch, AppendError, AppendResult, DoPutUpdateResult
 from tickflight.wire.commands import AppendStream, CommandStatementIngest, TableDefinitionOptions
 from tickflight.wire.enums import TableExistsOption, TableNotExistOption
-from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, RowError, TooLargeError
+from tickflight_server.errors import (
+    InputError,
+    NotFoundError,
+    PermissionDeniedError,
+    RowError,
+    TooLargeError,
+    UnsupportedError,
+)
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.status import to_flight
@@ -97,6 +104,11 @@ class IngestService:
         schema = command.schema or None
         append = exists == TableExistsOption.TABLE_EXISTS_OPTION_APPEND
         if not command.temporary and (schema == "market" or (schema is None and command.table in STORED)):
+            if command.transaction_id:
+                raise UnsupportedError(
+                    "market data takes no part in transactions: its rows are durable when they are answered.",
+                    hint="Ingest without a transaction, or into a table of schema workspace.",
+                )
             rows = self._ingest_market(command.table, append, reader)
         else:
             rows = self._ingest_workspace(call, command, options, reader)

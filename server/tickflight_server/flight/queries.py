@@ -120,6 +120,10 @@ class QueryService:
         statement = self._engine.read(sql)
         if isinstance(statement, Writing):
             return self._keep_result(call, asked, self._write(call, asked, statement, [()]))
+        return self._keep_plan(call, asked, statement)
+
+    def _keep_plan(self, call: Call, asked: Asked, statement: Statement) -> Found:
+        """Plan a query without parameters; its tickets outlive what is prepared, and any connection may read them."""
         plan = self._plan(statement, (), asked)
         shares = [] if asked.session.seat(asked.transaction) else self._engine.shares(plan, asked.cuts)
         now = self._clock.monotonic()
@@ -225,6 +229,8 @@ class QueryService:
                 call, asked, prepared.statement, [_bound(prepared.parameters, r) for r in _rows(prepared)]
             )
             return self._keep_result(call, asked, outcome)
+        if not prepared.parameters:
+            return self._keep_plan(call, asked, prepared.statement)
         # the ticket is the statement's own handle: what is bound until the fetch counts
         plan = self._plan_bound(prepared, _rows(prepared)[0])
         return Found(plan.schema, (CommandPreparedStatementQuery(handle).serialize(),))

@@ -64,9 +64,12 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             duckdb_version=f"v{engine.engine_version}",
             tickflight_version=tickflight_server.__version__,
             arrow_version=pa.__version__,
-            statement_timeout_ms=int(settings.query.handle_idle_s * 1000),
-            transaction_timeout_ms=min(int(settings.query.transaction_idle_s * 1000), 2**31 - 1),
+            statement_timeout_ms=_milliseconds(settings.query.handle_idle_s),
+            # an idle session takes its transactions with it
+            transaction_timeout_ms=_milliseconds(min(settings.query.transaction_idle_s, settings.query.session_idle_s)),
             statement_length_max=settings.query.sql_bytes_max,
+            statements_max=settings.query.handles_max,
+            connections_max=settings.query.sessions_max,
         )
         queries, actions = (
             self._queries,
@@ -222,6 +225,10 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             request = parse_action_request(action.type, action.body.to_pybytes())
             result = handler(self._call(context), request)
         return iter(() if result is None else (flight.Result(pa.py_buffer(result.serialize())),))
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(int(seconds * 1000), 2**31 - 1)  # it travels as int32
 
 
 def _check_free(host: str, port: int) -> None:

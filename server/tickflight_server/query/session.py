@@ -49,9 +49,10 @@ class Options:
 
     @property
     def search_path(self) -> str:
-        """The schemas that a name without one is looked up in, in order, as the engine's setting."""
+        """The schemas that a name without one is looked up in, in order, to stand between quotes in a SET."""
         first = [self.schema, *(s for s in _PATH if s != self.schema)]
-        return ",".join(f'{CATALOG}."{name}"' for name in first)
+        # a schema's name may have any characters
+        return ",".join('{}."{}"'.format(CATALOG, name.replace('"', '""')) for name in first).replace("'", "''")
 
 
 DEFAULTS = Options()
