@@ -35,7 +35,7 @@ tools: $(VENV)/bin/python
 	PYTHON="$(PYTHON)" sh .ci/tools $(VENV)-tools $(TOOLS)
 
 crash: $(DEV_STAMP)
-	$(BIN)/python -m pytest tests/crash --campaign full $(ARGS)
+	$(BIN)/python -m pytest tests/crash tests/system/test_cancel.py --campaign full $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of tests/crash; proto-notes/crash-testing.md is their page."""
+    """Add the options of tests/crash and other campaigns; proto-notes/crash-testing.md is their page."""
     group = parser.getgroup("crash tests")
     group.addoption("--campaign", choices=("sample", "full"), default="sample", help="how much tests/crash tries")
     group.addoption("--crash-seed", type=int, default=1, help="what tests/crash tries")

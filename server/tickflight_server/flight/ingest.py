@@ -112,7 +112,7 @@ class IngestService:
             rows = self._ingest_market(command.table, append, reader)
         else:
             rows = self._ingest_workspace(call, command, options, reader)
-        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+        call.reply(writer, DoPutUpdateResult(rows))
 
     def _ingest_market(self, table: str, append: bool, reader: Any) -> int:
         """Append to a stored table, as any feed does."""
@@ -145,10 +145,9 @@ class IngestService:
         schema = reader.schema
 
         def batches() -> Iterator[pa.RecordBatch]:
-            for chunk in reader:
-                if chunk.data is not None:
-                    self._check_batch(chunk.data)
-                    yield chunk.data
+            for batch in call.received(reader):
+                self._check_batch(batch)
+                yield batch
 
         rows = pa.RecordBatchReader.from_batches(schema, batches())
         with call.limits():

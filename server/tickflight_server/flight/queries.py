@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -64,27 +64,33 @@ class Planned:
     share: Share | None = None
     result: pa.Table | None = None
     cancelled: bool = False
-    running: list[Callable[[], None]] = field(default_factory=list)
+    running: set[Call] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def runs(self, cancel: Callable[[], None]) -> None:
-        """Note what stops a run of it."""
-        with self.lock:
-            self.running.append(cancel)
+    def runs(self, call: Call) -> None:
+        """Note that ``call`` runs it, until the call has ended.
 
-    def ended(self, cancel: Callable[[], None]) -> None:
-        """Forget a run that has ended."""
+        Raises:
+            CancelledError: nothing more is to run.
+        """
         with self.lock:
-            if cancel in self.running:
-                self.running.remove(cancel)
+            if self.cancelled:
+                raise CancelledError("the query was cancelled.")
+            self.running.add(call)
+        call.hold(lambda: self.ran(call))
+
+    def ran(self, call: Call) -> None:
+        """Forget ``call``."""
+        with self.lock:
+            self.running.discard(call)
 
     def cancel(self) -> None:
         """Stop what runs, and let nothing more run."""
         with self.lock:
             self.cancelled = True
-            running, self.running = self.running, []
-        for stop in running:
-            stop()
+            running = list(self.running)
+        for call in running:
+            call.stop()
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class QueryService:
 
     def _keep_plan(self, call: Call, asked: Asked, statement: Statement) -> Found:
         """Plan a query without parameters; its tickets outlive what is prepared, and any connection may read them."""
-        plan = self._plan(statement, (), asked)
+        plan = self._plan(call, statement, (), asked)
         shares = [] if asked.session.seat(asked.transaction) else self._engine.shares(plan, asked.cuts)
         now = self._clock.monotonic()
         planned = [Planned(asked, statement, plan, now, share) for share in shares or (None,)]
@@ -137,7 +143,7 @@ class QueryService:
         statement = self._engine.read(sql)
         if isinstance(statement, Writing):
             return self._returned(statement, asked)
-        return self._plan(statement, (), asked).schema
+        return self._plan(call, statement, (), asked).schema
 
     def update(self, call: Call, sql: str, transaction_id: bytes | None) -> int:
         """Run what writes; return how many rows it changed.
@@ -151,15 +157,16 @@ class QueryService:
             raise InputError("the statement gives rows.", hint="Run it as a query.")
         return self._write(call, asked, statement, [()]).rows
 
-    def _plan(self, statement: Statement, values: object, asked: Asked, *, guessed: bool = False) -> Plan:
-        seat = asked.session.seat(asked.transaction)
-        return self._engine.plan(
-            statement,
-            values,  # type: ignore[arg-type]
-            guessed=guessed,
-            options=asked.session.options,
-            seat=seat,
-        )
+    def _plan(self, call: Call, statement: Statement, values: object, asked: Asked, *, guessed: bool = False) -> Plan:
+        with call.limits():
+            return self._engine.plan(
+                statement,
+                values,  # type: ignore[arg-type]
+                guessed=guessed,
+                options=asked.session.options,
+                seat=asked.session.seat(asked.transaction),
+                started=call.watch,
+            )
 
     def _returned(self, writing: Writing, asked: Asked) -> pa.Schema:
         return self._engine.returned(writing, asked.session.options, asked.session.seat(asked.transaction))
@@ -191,7 +198,7 @@ class QueryService:
         if isinstance(statement, Writing):
             schema = self._returned(statement, asked)
         else:
-            schema = self._guess_schema(statement, names, asked)
+            schema = self._guess_schema(call, statement, names, asked)
         handle = self._prepared.add(call.session.user, Prepared(statement, names, parameters, asked))
         return ActionCreatePreparedStatementResult(
             prepared_statement_handle=handle,
@@ -200,12 +207,12 @@ class QueryService:
             is_update=isinstance(statement, Writing) and not statement.returning,
         )
 
-    def _guess_schema(self, statement: Statement, names: tuple[str, ...], asked: Asked) -> pa.Schema:
+    def _guess_schema(self, call: Call, statement: Statement, names: tuple[str, ...], asked: Asked) -> pa.Schema:
         """Return the result schema of a statement without values, exact where no type depends on a parameter."""
         failure: StatementError | None = None
         for guess in _GUESSES if names else (None,):
             try:
-                return self._plan(statement, dict.fromkeys(names, guess), asked, guessed=bool(names)).schema
+                return self._plan(call, statement, dict.fromkeys(names, guess), asked, guessed=bool(names)).schema
             except StatementError as error:
                 failure = failure or error
         assert failure is not None
@@ -232,7 +239,7 @@ class QueryService:
         if not prepared.parameters:
             return self._keep_plan(call, asked, prepared.statement)
         # the ticket is the statement's own handle: what is bound until the fetch counts
-        plan = self._plan_bound(prepared, _rows(prepared)[0])
+        plan = self._plan_bound(call, prepared, _rows(prepared)[0])
         return Found(plan.schema, (CommandPreparedStatementQuery(handle).serialize(),))
 
     def prepared_schema(self, call: Call, handle: bytes) -> pa.Schema:
@@ -242,8 +249,8 @@ class QueryService:
         if isinstance(prepared.statement, Writing):
             return self._returned(prepared.statement, asked)
         if prepared.parameters and not prepared.rows:
-            return self._guess_schema(prepared.statement, prepared.parameters, asked)
-        return self._plan_bound(prepared, _rows(prepared)[0]).schema
+            return self._guess_schema(call, prepared.statement, prepared.parameters, asked)
+        return self._plan_bound(call, prepared, _rows(prepared)[0]).schema
 
     def prepared_update(self, call: Call, handle: bytes, batches: list[pa.RecordBatch]) -> int:
         """Run a prepared statement that writes, for each row of values, all or none; return the rows changed."""
@@ -266,9 +273,9 @@ class QueryService:
             transaction = before.session.transaction
         return Asked(before.session, transaction, now.pin, now.cuts)
 
-    def _plan_bound(self, prepared: Prepared, row: Row) -> Plan:
+    def _plan_bound(self, call: Call, prepared: Prepared, row: Row) -> Plan:
         assert isinstance(prepared.statement, Statement)
-        return self._plan(prepared.statement, _bound(prepared.parameters, row), prepared.asked)
+        return self._plan(call, prepared.statement, _bound(prepared.parameters, row), prepared.asked)
 
     # --- fetching
 
@@ -286,22 +293,21 @@ class QueryService:
             raise InputError("the prepared statement writes.", hint="Ask for its flight information, which runs it.")
         self._take(call, prepared.asked)
         rows = _rows(prepared)
-        first = self._plan_bound(prepared, rows[0])
+        first = self._plan_bound(call, prepared, rows[0])
         if len(rows) == 1:
             return self._run(call, first, prepared.asked)
         return self._run_many(call, prepared, rows, first)
 
     def _fetch_planned(self, call: Call, planned: Planned) -> flight.FlightDataStream:
         self._take(call, planned.asked)
-        if planned.cancelled:
-            raise CancelledError("the query was cancelled.")
+        planned.runs(call)
         if planned.result is not None:
             return generated(planned.result.schema, planned.result.to_batches(), self._settings.batch_bytes)
         assert planned.statement is not None
         plan, planned.plan = planned.plan, None
         if plan is None or (planned.share is None and self._clock.monotonic() - planned.made > PLAN_FRESH_S):
-            plan = self._plan(planned.statement, (), planned.asked)
-        return self._run(call, plan, planned.asked, planned)
+            plan = self._plan(call, planned.statement, (), planned.asked)
+        return self._run(call, plan, planned.asked, planned.share)
 
     def _note_fetched(self, user: str, handle: bytes) -> None:
         """Keep a share that was fetched for a moment only: it holds rows that the ring has let go of."""
@@ -342,23 +348,17 @@ class QueryService:
             table = self._write(call, asked, statement, [values]).table
             table = EMPTY.empty_table() if table is None else table
             return generated(table.schema, table.to_batches(), self._settings.batch_bytes)
-        return self._run(call, self._plan(statement, values, asked), asked)
+        return self._run(call, self._plan(call, statement, values, asked), asked)
 
-    def _run(self, call: Call, plan: Plan, asked: Asked, planned: Planned | None = None) -> flight.FlightDataStream:
-        def started(cancel: Callable[[], None]) -> None:
-            call.watch(cancel)
-            if planned is not None:
-                planned.runs(cancel)
-                call.hold(lambda: planned.ended(cancel))
-
+    def _run(self, call: Call, plan: Plan, asked: Asked, share: Share | None = None) -> flight.FlightDataStream:
         with call.limits():
             execution = self._engine.execute(
                 plan,
                 cuts=self._sessions.cuts(asked),
-                started=started,
+                started=call.watch,
                 options=asked.session.options,
                 seat=asked.session.seat(asked.transaction),
-                share=planned.share if planned is not None else None,
+                share=share,
             )
         call.hold(execution.close)
         return stream(execution, self._settings.batch_bytes)
@@ -369,7 +369,7 @@ class QueryService:
 
         def batches() -> Iterator[pa.RecordBatch]:
             for number, row in enumerate(rows):
-                plan = self._plan_bound(prepared, row) if number else first
+                plan = self._plan_bound(call, prepared, row) if number else first
                 with self._engine.execute(
                     plan,
                     cuts=self._sessions.cuts(asked),

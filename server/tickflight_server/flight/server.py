@@ -191,18 +191,18 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             handler(self._call(context), command, reader, writer)
 
     def _bind(self, call: Call, command: c.CommandPreparedStatementQuery, reader: Any, writer: Any) -> None:
-        self._queries.bind(call, command.prepared_statement_handle, _batches(reader))
+        self._queries.bind(call, command.prepared_statement_handle, list(call.received(reader)))
         answer = DoPutPreparedStatementResult(command.prepared_statement_handle)
-        writer.write(pa.py_buffer(answer.serialize()))
+        call.reply(writer, answer)
 
     def _update(self, call: Call, command: c.CommandStatementUpdate, _: Any, writer: Any) -> None:
         # its stream has no schema, and asking for one fails
         rows = self._queries.update(call, command.query, command.transaction_id)
-        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+        call.reply(writer, DoPutUpdateResult(rows))
 
     def _prepared_update(self, call: Call, command: c.CommandPreparedStatementUpdate, reader: Any, writer: Any) -> None:
-        rows = self._queries.prepared_update(call, command.prepared_statement_handle, _batches(reader))
-        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+        rows = self._queries.prepared_update(call, command.prepared_statement_handle, list(call.received(reader)))
+        call.reply(writer, DoPutUpdateResult(rows))
 
     def list_flights(self, context: Any, criteria: Any) -> Iterator[flight.FlightInfo]:
         """Refuse ListFlights: Flight SQL lists tables by CommandGetTables."""
@@ -247,7 +247,3 @@ def _command_bytes(descriptor: Any) -> bytes:
         raise UnsupportedError("only descriptors with a Flight SQL command are taken.", hint="Use a Flight SQL client.")
     command: bytes = descriptor.command
     return command
-
-
-def _batches(reader: Any) -> list[pa.RecordBatch]:
-    return [chunk.data for chunk in reader if chunk.data is not None]
