@@ -12,7 +12,7 @@ INSTALL_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 MANIFESTS := .ci/install constraints.txt client/pyproject.toml server/pyproject.toml pyproject.toml
 
-.PHONY: demo test tools lint bench crash proto notes install dev clean help
+.PHONY: demo test tools lint bench crash fuzz proto notes install dev clean help
 
 help:
 	@echo "make demo [ARGS=\"--seconds 10\"]   install, then show the whole way from exchange to query"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint                         ruff, mypy, import-linter"
 	@echo "make bench [ARGS=\"smoke\"]         figures, one JSON line each"
 	@echo "make crash [ARGS=\"--crash-seed 7\"] every crash and disk fault there is; long, see proto-notes/crash-testing.md"
+	@echo "make fuzz [ARGS=\"--crash-seed 7\"]  a hundred thousand messages of noise, to the decoder and to a server"
 	@echo "make proto                        generate the protobuf code anew"
 	@echo "make notes                        write the generated part of proto-notes/flight-sql.md anew"
 
@@ -36,6 +37,9 @@ tools: $(VENV)/bin/python
 
 crash: $(DEV_STAMP)
 	$(BIN)/python -m pytest tests/crash tests/system/test_cancel.py --campaign full $(ARGS)
+
+fuzz: $(DEV_STAMP)
+	$(BIN)/python -m pytest tests/fuzz --campaign full $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

@@ -12,10 +12,12 @@ settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of tests/crash and other campaigns; proto-notes/crash-testing.md is their page."""
+    """Add the options of tests/crash, two of which other campaigns have, too; see proto-notes/crash-testing.md."""
     group = parser.getgroup("crash tests")
-    group.addoption("--campaign", choices=("sample", "full"), default="sample", help="how much tests/crash tries")
-    group.addoption("--crash-seed", type=int, default=1, help="what tests/crash tries")
+    group.addoption(
+        "--campaign", choices=("sample", "full"), default="sample", help="how much tests/crash and tests/fuzz try"
+    )
+    group.addoption("--crash-seed", type=int, default=1, help="what tests/crash and tests/fuzz try")
     group.addoption(
         "--trust-later-syncs", action="store_true", help="a sync makes sure also what an earlier one failed about"
     )
@@ -23,14 +25,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say in one line what tests/crash tried, in all processes together."""
-    counts: Counter[str] = Counter()
+    """Say in one line each what tests/crash and tests/fuzz tried, in all processes together."""
+    counts: dict[str, Counter[str]] = {"crash testing": Counter(), "fuzzing": Counter()}
     for report in (r for reports in terminalreporter.stats.values() for r in reports):
         if isinstance(report, pytest.TestReport) and report.when == "teardown":
             for name, counted in report.user_properties:
-                if name == "crash testing":
-                    counts.update(counted)
-    if counts:
-        told = ", ".join(f"{count} {what}" for what, count in counts.items())
-        options = f"campaign {config.getoption('--campaign')}, seed {config.getoption('--crash-seed')}"
-        terminalreporter.write_line(f"crash testing: {told} ({options})")
+                if name in counts:
+                    counts[name].update(counted)
+    for name, counted in counts.items():
+        if counted:
+            told = ", ".join(f"{count} {what}" for what, count in counted.items())
+            options = f"campaign {config.getoption('--campaign')}, seed {config.getoption('--crash-seed')}"
+            terminalreporter.write_line(f"{name}: {told} ({options})")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tickflight_server.clock import Clock
 from tickflight_server.config import AuthSettings, FlightSettings, LakehouseSettings, QuerySettings, Settings
 from tickflight_server.flight.server import FlightSqlServer
 from tickflight_server.query.engine import Engine
@@ -49,6 +50,7 @@ class FlightHere:
 
     Args:
         lakehouse: settings besides the folder's.
+        clock: what handles and sessions age by.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class FlightHere:
         auth: dict[str, Any] | None = None,
         lakehouse: dict[str, Any] | None = None,
         query: dict[str, Any] | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock
         self.settings = Settings(
             lakehouse=LakehouseSettings(storage_path=folder, wal_commit_interval_ms=0, **(lakehouse or {})),
             query=QuerySettings(**(query or {})),
@@ -80,7 +84,7 @@ class FlightHere:
     def start(self) -> None:
         self.store = Store(self.settings.lakehouse)
         self.engine = Engine(self.store, self.settings.query)
-        self.flight = FlightSqlServer(self.store, self.engine, self.settings)
+        self.flight = FlightSqlServer(self.store, self.engine, self.settings, self._clock)
         self.port: int = self.flight.port
         self.running = True
 

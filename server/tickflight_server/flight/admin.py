@@ -6,6 +6,7 @@ The rule of this file: an action is a method from its request to its answer, Non
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from tickflight.wire.actions import (
     CreatePin,
@@ -20,11 +21,14 @@ from tickflight.wire.actions import (
     RenewPin,
 )
 from tickflight.wire.codec import Message
-from tickflight_server.errors import InputError
+from tickflight_server.errors import InputError, TooLargeError
 from tickflight_server.flight.auth import Call
 from tickflight_server.query.system import FeedBoard
 from tickflight_server.store import Pin as StoredPin
 from tickflight_server.store import Store
+
+REPORT_BYTES_MAX = 256 << 10  # a thousand feeds are kept: 256 MiB at most
+_REPORT_LEVELS_MAX = 20
 
 
 class AdminService:
@@ -35,13 +39,21 @@ class AdminService:
         self._feeds = feeds
 
     def feed_report(self, call: Call, request: FeedReport) -> None:
-        """Keep a feed's report."""
+        """Keep a feed's report.
+
+        Raises:
+            InputError: it could not be shown in a table again.
+        """
+        size = len(request.json) + len(request.feed)
+        if size > REPORT_BYTES_MAX:
+            raise TooLargeError(f"a feed's report has {size} bytes, at most {REPORT_BYTES_MAX} are taken.")
         try:
             values = json.loads(request.json)
-        except ValueError:
+            json.dumps(values, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
             values = None
-        if not isinstance(values, dict):
-            raise InputError("a feed's report is a JSON object.")
+        if not isinstance(values, dict) or not _is_shallow(values, _REPORT_LEVELS_MAX):
+            raise InputError("a feed's report is a JSON object.", hint=f"Of at most {_REPORT_LEVELS_MAX} levels.")
         self._feeds.report(request.feed, values)
 
     def flush(self, call: Call, request: Flush) -> Message:
@@ -71,3 +83,8 @@ class AdminService:
 
 def _told(pin: StoredPin) -> Pin:
     return Pin(pin.id, pin.cuts, pin.created_us, pin.expires_us)
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)

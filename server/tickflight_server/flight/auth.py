@@ -25,6 +25,7 @@ from tickflight.wire.codec import Message
 from tickflight_server.clock import Clock
 from tickflight_server.config import AuthSettings
 from tickflight_server.errors import AuthenticationError, CancelledError, TimedOutError
+from tickflight_server.flight.incoming import chunks
 from tickflight_server.flight.status import to_flight
 
 ANONYMOUS = "anonymous"
@@ -263,7 +264,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         Raises:
             CancelledError: it went away instead, which to the reader of a stream is an end like the other.
         """
-        yield from (chunk.data for chunk in reader if chunk.data is not None)
+        yield from (chunk.data for chunk in chunks(reader) if chunk.data is not None)
         if self.gone():
             raise CancelledError("the caller went away before it had sent all.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -31,13 +32,17 @@ class Handles(Generic[T]):
         what: what they are, for errors: "prepared statement".
         most: how many are kept.
         idle_s: seconds without use after which one ends.
+        ended: is given each value that went because it was unused, or because there were too many.
     """
 
-    def __init__(self, what: str, clock: Clock, *, most: int, idle_s: float) -> None:
+    def __init__(
+        self, what: str, clock: Clock, *, most: int, idle_s: float, ended: Callable[[T], None] = lambda _: None
+    ) -> None:
         self._what = what
         self._clock = clock
         self._most = most
         self._idle_s = idle_s
+        self._ended = ended
         self._lock = threading.Lock()
         self._entries: OrderedDict[bytes, _Entry[T]] = OrderedDict()
 
@@ -47,12 +52,21 @@ class Handles(Generic[T]):
         now = self._clock.monotonic()
         with self._lock:
             self._entries[handle] = _Entry(user, value, now)
+        self.sweep()
+        return handle
+
+    def sweep(self) -> None:
+        """Forget what is unused for long, and what is too many."""
+        now = self._clock.monotonic()
+        gone: list[T] = []
+        with self._lock:
             while self._entries:
                 oldest = next(iter(self._entries.values()))
                 if len(self._entries) <= self._most and now - oldest.used <= self._idle_s:
                     break
-                self._entries.popitem(last=False)
-        return handle
+                gone.append(self._entries.popitem(last=False)[1].value)
+        for value in gone:
+            self._ended(value)
 
     def get(self, user: str, handle: bytes) -> T:
         """Return the value under ``handle`` and keep it alive.

@@ -18,15 +18,9 @@ import structlog
 from tickflight.wire.append import AppendAck, AppendBatch, AppendError, AppendResult, DoPutUpdateResult
 from tickflight.wire.commands import AppendStream, CommandStatementIngest, TableDefinitionOptions
 from tickflight.wire.enums import TableExistsOption, TableNotExistOption
-from tickflight_server.errors import (
-    InputError,
-    NotFoundError,
-    PermissionDeniedError,
-    RowError,
-    TooLargeError,
-    UnsupportedError,
-)
+from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, UnsupportedError
 from tickflight_server.flight.auth import Call
+from tickflight_server.flight.incoming import checked, chunks, schema_of
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.status import to_flight
 from tickflight_server.query.engine import Engine
@@ -72,7 +66,7 @@ class IngestService:
             raise InputError(f"the producer's id has {size} bytes, at most {PRODUCER_BYTES_MAX} are taken.")
         answers = _Answers(writer)
         try:
-            for chunk in reader:
+            for chunk in chunks(reader):
                 if chunk.data is None:
                     continue
                 if chunk.app_metadata is None:
@@ -89,9 +83,10 @@ class IngestService:
     def _append(self, command: AppendStream, batch: pa.RecordBatch, sequence: int) -> Future[Ack]:
         """Hand a batch to the store; what the batch itself is guilty of is an answer, not the end of the stream."""
         try:
-            self._check_batch(batch)
             producer = command.producer or None
-            return self._store.append(command.table, batch, producer=producer, sequence=sequence)
+            return self._store.append(
+                command.table, checked(batch, self._message_bytes_max), producer=producer, sequence=sequence
+            )
         except InputError as error:
             failed: Future[Ack] = Future()
             failed.set_exception(error)
@@ -127,10 +122,8 @@ class IngestService:
             )
         futures: list[Future[Ack]] = []
         try:
-            for chunk in reader:
-                if chunk.data is not None:
-                    self._check_batch(chunk.data)
-                    futures.append(self._store.append(table, chunk.data))
+            for batch in self._batches(reader):
+                futures.append(self._store.append(table, batch))  # noqa: PERF401 — kept when a later one is refused
         except InputError as error:
             stored = sum(future.result().rows for future in futures)
             raise InputError(f"{error.message} {stored} rows before it are stored.", hint=error.hint) from None
@@ -142,30 +135,17 @@ class IngestService:
         """Make or extend a table of the users', all rows or none."""
         asked = self._sessions.asked(call, command.transaction_id)
         target = _target(command, options, asked.session.options.schema)
-        schema = reader.schema
+        schema = schema_of(reader)
 
-        def batches() -> Iterator[pa.RecordBatch]:
-            for batch in call.received(reader):
-                self._check_batch(batch)
-                yield batch
-
-        rows = pa.RecordBatchReader.from_batches(schema, batches())
+        batches = (checked(batch, self._message_bytes_max) for batch in call.received(reader))
+        rows = pa.RecordBatchReader.from_batches(schema, batches)
         with call.limits():
             return self._writer.ingest(
                 target, rows, session=asked.session, transaction=asked.transaction, started=call.watch
             )
 
-    def _check_batch(self, batch: pa.RecordBatch) -> None:
-        """Believe nothing of what a client sent before it is looked through."""
-        if batch.nbytes > self._message_bytes_max:
-            raise TooLargeError(
-                f"a batch has {batch.nbytes} bytes, flight.message_bytes_max is {self._message_bytes_max}.",
-                hint="Send smaller batches.",
-            )
-        try:
-            batch.validate(full=True)
-        except pa.ArrowException as error:
-            raise RowError(f"the batch is not valid Arrow: {str(error).splitlines()[0]}.") from None
+    def _batches(self, reader: Any) -> Iterator[pa.RecordBatch]:
+        return (checked(c.data, self._message_bytes_max) for c in chunks(reader) if c.data is not None)
 
 
 def _target(command: CommandStatementIngest, options: TableDefinitionOptions, default: str) -> Target:

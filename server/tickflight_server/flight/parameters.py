@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tickflight_server.errors import StatementError
+from tickflight_server.flight.incoming import check_names, first_line
 from tickflight_server.flight.parameter_values import values_of
 
 
@@ -26,9 +27,10 @@ def read_batches(data: bytes) -> list[pa.RecordBatch]:
             batches = list(reader)
         for batch in batches:
             batch.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+            check_names(batch.schema)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise StatementError(
-            f"the parameters are no Arrow IPC stream: {str(error).splitlines()[0]}.", hint="Send one batch of values."
+            f"the parameters are no Arrow IPC stream: {first_line(error)}.", hint="Send one batch of values."
         ) from None
     return batches
 

@@ -116,6 +116,8 @@ class QueryService:
         self._planned: Handles[Planned] = Handles("query result", clock, **limits)  # type: ignore[arg-type]
         self._fetched: deque[tuple[float, str, bytes]] = deque()
         self._prepared: Handles[Prepared] = Handles("prepared statement", clock, **limits)  # type: ignore[arg-type]
+        sessions.also_sweep(self._planned.sweep)
+        sessions.also_sweep(self._prepared.sweep)
 
     # --- statements
 
@@ -266,12 +268,14 @@ class QueryService:
         return self._write(call, asked, prepared.statement, rows).rows
 
     def _asked_again(self, call: Call, prepared: Prepared) -> Asked:
-        """Return what a prepared statement runs in now: drivers keep one over the end of a transaction."""
+        """Return what a prepared statement runs in now: drivers keep one over the end of its transaction or session."""
         before, now = prepared.asked, self._sessions.asked(call)
-        transaction = before.transaction
-        if transaction is not None and transaction.ended:
-            transaction = before.session.transaction
-        return Asked(before.session, transaction, now.pin, now.cuts)
+        session, transaction = before.session, before.transaction
+        if session.ended:  # one that held nothing was forgotten while it was idle
+            session, transaction = now.session, None
+        elif transaction is not None and transaction.ended:
+            transaction = session.transaction
+        return Asked(session, transaction, now.pin, now.cuts)
 
     def _plan_bound(self, call: Call, prepared: Prepared, row: Row) -> Plan:
         assert isinstance(prepared.statement, Statement)

@@ -28,6 +28,7 @@ from tickflight_server.flight.actions import ActionService
 from tickflight_server.flight.admin import AdminService
 from tickflight_server.flight.auth import MIDDLEWARE, Authenticator, Call, CallFactory, Handshake
 from tickflight_server.flight.catalogs import catalog_table
+from tickflight_server.flight.incoming import checked
 from tickflight_server.flight.ingest import IngestService
 from tickflight_server.flight.queries import Found, QueryService
 from tickflight_server.flight.result_schemas import RESULT_SCHEMAS, CatalogCommand, result_schema
@@ -54,6 +55,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         self._store = store
         self._engine = engine
         self._clock = clock
+        self._message_bytes_max = settings.flight.message_bytes_max
         self._handle_idle_s = settings.query.handle_idle_s
         authenticator = Authenticator(settings.auth, clock)
         self._sessions = Sessions(engine, store.pins, settings.query, clock)
@@ -152,7 +154,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def get_schema(self, context: Any, descriptor: Any) -> flight.SchemaResult:
         """Answer GetSchema; nothing runs, and no handle is kept."""
-        with status.mapped_errors():
+        with status.mapped_to_arrow():
             return flight.SchemaResult(self._handler(self._schemas, descriptor)(self._call(context)))
 
     @staticmethod
@@ -191,7 +193,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             handler(self._call(context), command, reader, writer)
 
     def _bind(self, call: Call, command: c.CommandPreparedStatementQuery, reader: Any, writer: Any) -> None:
-        self._queries.bind(call, command.prepared_statement_handle, list(call.received(reader)))
+        self._queries.bind(call, command.prepared_statement_handle, self._batches(call, reader))
         answer = DoPutPreparedStatementResult(command.prepared_statement_handle)
         call.reply(writer, answer)
 
@@ -201,8 +203,11 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         call.reply(writer, DoPutUpdateResult(rows))
 
     def _prepared_update(self, call: Call, command: c.CommandPreparedStatementUpdate, reader: Any, writer: Any) -> None:
-        rows = self._queries.prepared_update(call, command.prepared_statement_handle, list(call.received(reader)))
+        rows = self._queries.prepared_update(call, command.prepared_statement_handle, self._batches(call, reader))
         call.reply(writer, DoPutUpdateResult(rows))
+
+    def _batches(self, call: Call, reader: Any) -> list[pa.RecordBatch]:
+        return [checked(batch, self._message_bytes_max) for batch in call.received(reader)]
 
     def list_flights(self, context: Any, criteria: Any) -> Iterator[flight.FlightInfo]:
         """Refuse ListFlights: Flight SQL lists tables by CommandGetTables."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -21,7 +22,7 @@ from tickflight.wire.actions import (
 from tickflight.wire.enums import ErrorValue
 from tickflight_server.clock import Clock
 from tickflight_server.config import QuerySettings
-from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError
+from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, ServerError
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.handles import Handles
 from tickflight_server.query.engine import Engine
@@ -76,8 +77,9 @@ class Sessions:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # longest unused first
         self._transactions: Handles[_Open] = Handles(
-            "transaction", clock, most=settings.sessions_max, idle_s=settings.session_idle_s
+            "transaction", clock, most=settings.sessions_max, idle_s=settings.session_idle_s, ended=_roll_back
         )
+        self._swept: list[Callable[[], None]] = [self._transactions.sweep]
         self._stop = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="session-sweep", daemon=True)
         self._sweeper.start()
@@ -90,6 +92,10 @@ class Sessions:
             kept, self._kept = list(self._kept.values()), OrderedDict()
         for one in kept:
             one.session.close()
+
+    def also_sweep(self, sweep: Callable[[], None]) -> None:
+        """Call ``sweep`` whenever sessions are looked through."""
+        self._swept.append(sweep)
 
     def of(self, call: Call) -> SqlSession:
         """Return the session of ``call``, a new one if it has none."""
@@ -203,6 +209,8 @@ class Sessions:
 
     def sweep(self) -> None:
         """End sessions and written transactions that are idle, and forget sessions that hold nothing."""
+        for sweep in self._swept:
+            sweep()
         now = self._clock.monotonic()
         ended: list[SqlSession] = []
         with self._lock:
@@ -218,3 +226,10 @@ class Sessions:
             if written and not opened.transaction.ended and now - opened.used > self._settings.transaction_idle_s:
                 LOG.warning("transaction.idle", seconds=round(now - opened.used))
                 opened.session.end(opened.transaction, commit=False)
+
+
+def _roll_back(opened: _Open) -> None:
+    """End a transaction whose id is no longer known, so that nobody else can."""
+    if not opened.transaction.ended:
+        with suppress(ServerError):  # a statement of it still runs: it ends with the session
+            opened.session.end(opened.transaction, commit=False)

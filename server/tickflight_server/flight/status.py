@@ -97,6 +97,19 @@ def mapped_errors() -> Iterator[None]:
         raise to_flight(error) from None
 
 
+@contextmanager
+def mapped_to_arrow() -> Iterator[None]:
+    """Translate what the handler of GetSchema raises: there pyarrow sends Flight's own errors as UNKNOWN.
+
+    Of them only a refusal has a status near it, INVALID_ARGUMENT, of which drivers make the same class of error.
+    """
+    try:
+        yield
+    except Exception as error:
+        translated = to_flight(error)
+        raise InvalidArgument(str(error)) if isinstance(error, PermissionDeniedError) else translated from None
+
+
 def install() -> None:
     """Keep pyarrow from sending the traceback of the clean errors; calling it again changes nothing."""
     original = traceback.format_exception

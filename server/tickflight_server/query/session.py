@@ -182,6 +182,7 @@ class SqlSession:
         self._lock = threading.Lock()
         self.options = DEFAULTS
         self.home = Seat(connect, wait_s)
+        self.ended = False
         self.transaction: Transaction | None = None  # the newest one of the protocol
         self._open: list[Transaction] = []
 
@@ -223,6 +224,7 @@ class SqlSession:
     def close(self) -> None:
         """End the session: what is open is rolled back, and temporary tables go."""
         with self._lock:
+            self.ended = True
             opened, self._open, self.transaction = self._open, [], None
         for transaction in opened:
             transaction.ended = True

@@ -250,7 +250,8 @@ def _ingest(
             connection.execute(sql)
             return _count(connection)
     finally:
-        connection.unregister(_INCOMING)
+        with suppress(duckdb.Error):  # the transaction is aborted; what failed is to be told, not this
+            connection.unregister(_INCOMING)
 
 
 def _is_there(connection: duckdb.DuckDBPyConnection, target: Target) -> bool:

@@ -72,3 +72,17 @@ def test_handle_ends_when_unused_and_lives_while_used(handles: Handles[int], clo
         handles.get("ada", unused)
     handles.add("ada", 3)
     assert len(handles._entries) == 2
+
+
+def test_what_goes_unused_or_is_too_many_is_told_once(clock: Clock) -> None:
+    ended: list[int] = []
+    handles: Handles[int] = Handles("thing", clock, most=2, idle_s=10, ended=ended.append)
+    for number in range(3):
+        kept = handles.add("ada", number)
+    assert ended == [0]
+    handles.remove("ada", kept)
+    clock.seconds += 11
+    handles.sweep()
+    handles.sweep()
+    assert ended == [0, 1]
+    assert handles._entries == {}

@@ -25,6 +25,7 @@ from tickflight.wire.actions import (
 from tickflight.wire.enums import EndTransaction
 from tickflight.wire.tickets import Query
 from tickflight_server.errors import ConfigError
+from tickflight_server.flight.admin import REPORT_BYTES_MAX
 from tickflight_server.flight.result_schemas import RESULT_SCHEMAS, result_schema
 from tickflight_server.flight.server import FlightSqlServer
 from tickflight_server.schemas import MARKET, STORED
@@ -200,6 +201,27 @@ def test_feeds_report_is_asked_by_sql(make_server: Callable[..., Any], do_action
         (row,) = client.do_get(ticket).read_all().to_pylist()
     assert (row["feed"], row["received"]) == ("binance", 2)
     assert json.loads(row["report"])["x"] == [1]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        b"[" * 100_000,
+        b'{"x": ' + b"[" * 30 + b"]" * 30 + b"}",
+        b'{"last_error": "\\ud800"}',
+        b'{"x": "' + b"x" * REPORT_BYTES_MAX + b'"}',
+        b'{"x": ' + b"1" * 5000 + b"}",
+        b"\xff",
+    ],
+    ids=["deep", "nested", "surrogate", "large", "long number", "no text"],
+)
+def test_report_that_no_table_can_show_is_refused(
+    make_server: Callable[..., Any], do_action: Do, raises_clean: Raises, report: bytes
+) -> None:
+    with flight.FlightClient(make_server().address) as client:
+        with raises_clean(pa.ArrowInvalid, "feed's report"):
+            do_action(client, "tickflight.FeedReport", FeedReport("binance", report))
+        assert client.do_get(flight.Ticket(Query("FROM system.feeds").serialize())).read_all().num_rows == 0
 
 
 def test_flush_answers_with_what_is_flushed(
