@@ -180,6 +180,7 @@ class QueryService:
                 rows,  # type: ignore[arg-type]
                 session=asked.session,
                 transaction=asked.transaction,
+                cuts=self._sessions.cuts(asked),
                 started=call.watch,
             )
 

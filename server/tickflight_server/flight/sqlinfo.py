@@ -5,9 +5,9 @@ that ``tests/server/flight/test_sqlinfo_truth.py`` tries on one. Leaving a code 
 there is a value even where nothing is to be said: a limit of 0 is "none of its own", a bitmask of 0 is "none of it".
 
 What SQL writes is the users' own schemas; the market data grows by ingest alone. The protocol has no word for that, so
-that code 3 says that the server is not read-only. Of two levels a grammar counts as spoken (525, 526) where all that
-the level asks of queries, rows and tables is: GRANT, which the core grammar lists and nobody has here, keeps that one
-out, and what entry level says of privileges and cursors is left aside, since every JDBC driver has to claim it.
+that code 3 says that the server is not read-only. The core grammar (525) is not claimed, since it lists GRANT. SQL-92's
+entry level (526) is, for what it asks of queries, rows and tables; what it says of privileges and cursors is not there,
+but every JDBC driver has to claim the level.
 """
 
 from __future__ import annotations

@@ -382,12 +382,13 @@ class Engine:
         *,
         plain: bool,
         options: Options,
+        cuts: Mapping[str, int] | None,
         held: ExitStack,
         started: Started | None = None,
     ) -> None:
         """Give ``connection`` what a writing statement reads: what its query's filters let through, or all of it.
 
-        ``plain``: it has no parameters, and so its query can be planned by itself.
+        ``plain``: it has no parameters, and so its query can be planned by itself. ``cuts`` as in ``execute``.
         """
         set_now(connection, self._clock.now_us())
         reads = writing.reads
@@ -409,6 +410,7 @@ class Engine:
         take_back(connection, views)
         held.callback(take_back, connection, views)
         for reading in readings:
-            snapshot = self._store.snapshot(reading.table.name)
-            self._sources.give(connection, reading.view, snapshot, filters.get(reading.key), None, held)
+            upto = None if cuts is None else cuts.get(reading.table.name, 0)
+            snapshot = self._store.snapshot(reading.table.name, upto)
+            self._sources.give(connection, reading.view, snapshot, filters.get(reading.key), upto, held)
         self.give_system(connection, reads)

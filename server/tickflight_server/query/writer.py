@@ -6,7 +6,7 @@ through the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -67,9 +67,12 @@ class Writer:
         *,
         session: SqlSession,
         transaction: Transaction | None = None,
+        cuts: Mapping[str, int] | None = None,
         started: Started | None = None,
     ) -> Outcome:
         """Run a statement that is no query, once for each of ``rows`` of values, all or none.
+
+        With ``cuts`` it reads of each stored table the rows with ``seq`` up to the table's.
 
         Raises:
             PermissionDeniedError: it would change what is the server's.
@@ -87,7 +90,9 @@ class Writer:
 
         def opened(connection: duckdb.DuckDBPyConnection, held: ExitStack) -> None:
             plain = len(rows) == 1 and not rows[0]
-            self._engine.open_for(connection, writing, plain=plain, options=session.options, held=held, started=started)
+            self._engine.open_for(
+                connection, writing, plain=plain, options=session.options, cuts=cuts, held=held, started=started
+            )
 
         return self._within(session, transaction, writing.temporary, started, opened, run)
 
