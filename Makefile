@@ -5,21 +5,25 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# the tools of tests/tools that need environments of their own; superset is one more, and the largest
+TOOLS ?= gizmosql dbt harlequin node
 
 INSTALL_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 MANIFESTS := .ci/install constraints.txt client/pyproject.toml server/pyproject.toml pyproject.toml
 
-.PHONY: demo test lint bench crash fuzz proto install dev clean help
+.PHONY: demo test tools lint bench crash fuzz proto notes install dev clean help
 
 help:
 	@echo "make demo [ARGS=\"--seconds 10\"]   install, then show the whole way from exchange to query"
 	@echo "make test [ARGS=\"-k name\"]        install, then run the tests"
+	@echo "make tools [TOOLS=\"dbt superset\"] install other projects' tools, each into its own environment, for their tests"
 	@echo "make lint                         ruff, mypy, import-linter"
 	@echo "make bench [ARGS=\"smoke\"]         figures, one JSON line each"
 	@echo "make crash [ARGS=\"--crash-seed 7\"] every crash and disk fault there is; long, see proto-notes/crash-testing.md"
 	@echo "make fuzz [ARGS=\"--crash-seed 7\"]  a hundred thousand messages of noise, to the decoder and to a server"
 	@echo "make proto                        generate the protobuf code anew"
+	@echo "make notes                        write the generated part of proto-notes/flight-sql.md anew"
 
 demo: $(INSTALL_STAMP)
 	$(BIN)/tickflight-server demo $(ARGS)
@@ -28,8 +32,11 @@ demo: $(INSTALL_STAMP)
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
+tools: $(VENV)/bin/python
+	PYTHON="$(PYTHON)" sh .ci/tools $(VENV)-tools $(TOOLS)
+
 crash: $(DEV_STAMP)
-	$(BIN)/python -m pytest tests/crash --campaign full $(ARGS)
+	$(BIN)/python -m pytest tests/crash tests/system/test_cancel.py --campaign full $(ARGS)
 
 fuzz: $(DEV_STAMP)
 	$(BIN)/python -m pytest tests/fuzz --campaign full $(ARGS)
@@ -69,5 +76,8 @@ proto:
 	sed -i '1i # mypy: ignore-errors' client/tickflight/wire/*_pb2.pyi
 	rm -rf $(VENV)-proto
 
+notes: $(INSTALL_STAMP)
+	$(BIN)/python -m tickflight_server.flight.document proto-notes/flight-sql.md
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

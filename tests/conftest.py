@@ -12,7 +12,7 @@ settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of tests/crash, two of which tests/fuzz has too; proto-notes/crash-testing.md is their page."""
+    """Add the options of tests/crash, two of which other campaigns have, too; see proto-notes/crash-testing.md."""
     group = parser.getgroup("crash tests")
     group.addoption(
         "--campaign", choices=("sample", "full"), default="sample", help="how much tests/crash and tests/fuzz try"

@@ -6,10 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+import adbc_driver_flightsql.dbapi as adbc
 import duckdb
 import pyarrow as pa
 import pytest
 import yaml
+from flight_here import FlightHere, trades
 from pydantic import BaseModel
 
 from tickflight_server import config
@@ -39,7 +41,8 @@ SECTIONS = {
 
 
 def pages():
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(NOTES.rglob("*.md"))]
+    guides = sorted((ROOT / "client" / "docs").glob("*.md"))
+    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *guides, *sorted(NOTES.rglob("*.md"))]
 
 
 def blocks(text, language):
@@ -155,6 +158,20 @@ def test_python_in_the_readme_compiles():
         compile(text, f"README block {number}", "exec")
 
 
+def test_sessions_in_the_readme_run(tmp_path):
+    here = FlightHere(tmp_path / "lake", query={"share_rows": 1000})
+    for day in range(3):
+        here.store.append("trades", trades(1000, start_us=1_790_000_000_000_000 + day * 86_400_000_000)).result()
+    here.store.flush()
+    found = {}
+    for heading in ("### Tables of your own", "### Sessions", "### Long queries"):
+        for text in blocks(section(README, heading), "python"):
+            exec(text.replace("grpc://127.0.0.1:8815", here.address), found)
+    here.stop()
+    assert len(found["partitions"]) > 1
+    assert found["rows"] == 3000
+
+
 def test_sql_in_the_readme_binds(tmp_path):
     found = blocks(README, "sql")
     assert len(found) > 5
@@ -211,6 +228,28 @@ def test_example_of_pins_is_what_the_page_claims(tmp_path):
 
     (pin,) = PinBoard(tmp_path, Clock()).active()
     assert pin == Pin("4f8a11c09b2d6e5f70819203", {"ticker": 7, "trades": 300}, Clock().now_us(), 1790003600000000)
+
+
+def test_session_in_the_notes_goes_as_the_page_claims(tmp_path):
+    (text,) = blocks((NOTES / "workspace.md").read_text(), "session")
+    here = FlightHere(tmp_path / "lake")
+    with adbc.connect(here.address) as a, adbc.connect(here.address, autocommit=True) as b:
+        cursors = {"a": a.cursor(), "b": b.cursor()}
+        steps = re.findall(r"^([ab])> (.*)\n(?:([=!]) (.*)\n)?", text, re.MULTILINE)
+        assert len(steps) == len(re.findall(r"^\w> ", text, re.MULTILINE)) > 10
+        for who, what, kind, expected in steps:
+            if what in ("commit", "rollback"):
+                getattr(a, what)()
+            elif kind == "!":
+                with pytest.raises(adbc.Error, match=re.escape(expected)):
+                    cursors[who].execute(what)
+            else:
+                cursors[who].execute(what)
+            if kind == "=":
+                assert str(cursors[who].fetchall()) == expected, what
+        for cursor in cursors.values():
+            cursor.close()
+    here.stop()
 
 
 def test_every_backend_is_in_the_readme():

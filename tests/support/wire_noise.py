@@ -78,7 +78,7 @@ STATEMENTS = (
     "RESET statement_timeout",
     "USE tickflight.workspace",
     "SELECT count(*) FROM range(100000000000) a WHERE a.range % 3 = 1",
-    "COPY trades TO 'x.csv'",
+    "COPY trades TO '/nowhere.csv'",
     "ATTACH 'other.duckdb'",
     "FROM read_csv('/etc/passwd')",
     "PRAGMA database_size",

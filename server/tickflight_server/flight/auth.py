@@ -18,18 +18,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import flight
 
+from tickflight.wire.codec import Message
 from tickflight_server.clock import Clock
 from tickflight_server.config import AuthSettings
 from tickflight_server.errors import AuthenticationError, CancelledError, TimedOutError
+from tickflight_server.flight.incoming import chunks
 from tickflight_server.flight.status import to_flight
 
 ANONYMOUS = "anonymous"
 MIDDLEWARE = "call"
 SNAPSHOT_HEADER = "x-tickflight-snapshot"
 COOKIE = "arrow_flight_session_id"
-WATCH_INTERVAL_S = 0.03
+WATCH_INTERVAL_S = 0.01
 _WATCH_IDLE_S = 1.0  # without calls the thread ends
 _HINT = "Log in with user and password, or send 'authorization: Bearer <token>'."
 
@@ -204,6 +207,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         self._cancel: Callable[[], None] | None = None
         self._began = time.monotonic()
         self._ended = False
+        self._stopped = False
         self._lock = threading.Lock()  # the call does not end while somebody asks whether its caller is gone
 
     @property
@@ -218,8 +222,8 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
     def watch(self, cancel: Callable[[], None]) -> None:
         """Run ``cancel`` if the caller goes away before the call has ended, or its time is over.
 
-        It stands in place of an earlier one. gRPC tells of a caller that went only when there is something to send,
-        which a query may take hours for.
+        It stands in place of an earlier one, and is run as often as it takes. gRPC tells of a caller that went only
+        when there is something to send, which a query may take hours for.
         """
         first, self._cancel = self._cancel is None, cancel
         if first:
@@ -233,8 +237,13 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
             over = 0 < self.limit_s < time.monotonic() - self._began
             self.timed_out = self.timed_out or over
             # more than once, since the engine may be between two steps the first time
-            if over or self.gone():
+            if over or self._stopped or self.gone():
                 self._cancel()
+
+    def stop(self) -> None:
+        """Cancel what there is to cancel, now and whatever comes until the call has ended."""
+        self._stopped = True
+        self.look()
 
     @contextmanager
     def limits(self) -> Iterator[None]:
@@ -248,6 +257,27 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
                 f"the statement was ended after its time limit of {self.limit_s:g} s.",
                 hint="Narrow it by symbol and timestamp, or raise the session's statement_timeout.",
             ) from None
+
+    def received(self, reader: Any) -> Iterator[pa.RecordBatch]:
+        """Yield the batches that the caller sends until it ends its stream.
+
+        Raises:
+            CancelledError: it went away instead, which to the reader of a stream is an end like the other.
+        """
+        yield from (chunk.data for chunk in chunks(reader) if chunk.data is not None)
+        if self.gone():
+            raise CancelledError("the caller went away before it had sent all.")
+
+    def reply(self, writer: Any, message: Message) -> None:
+        """Send ``message`` on the way back of a stream.
+
+        Raises:
+            CancelledError: nobody is there to take it.
+        """
+        try:
+            writer.write(pa.py_buffer(message.serialize()))
+        except (OSError, pa.ArrowException):
+            raise CancelledError("the caller went away before it was answered.") from None
 
     def sending_headers(self) -> Mapping[str, str]:
         """Return the headers of the answer."""

@@ -18,7 +18,7 @@ import structlog
 from tickflight.wire.append import AppendAck, AppendBatch, AppendError, AppendResult, DoPutUpdateResult
 from tickflight.wire.commands import AppendStream, CommandStatementIngest, TableDefinitionOptions
 from tickflight.wire.enums import TableExistsOption, TableNotExistOption
-from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError
+from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, UnsupportedError
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.incoming import checked, chunks, schema_of
 from tickflight_server.flight.sessions import Sessions
@@ -99,10 +99,15 @@ class IngestService:
         schema = command.schema or None
         append = exists == TableExistsOption.TABLE_EXISTS_OPTION_APPEND
         if not command.temporary and (schema == "market" or (schema is None and command.table in STORED)):
+            if command.transaction_id:
+                raise UnsupportedError(
+                    "market data takes no part in transactions: its rows are durable when they are answered.",
+                    hint="Ingest without a transaction, or into a table of schema workspace.",
+                )
             rows = self._ingest_market(command.table, append, reader)
         else:
             rows = self._ingest_workspace(call, command, options, reader)
-        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+        call.reply(writer, DoPutUpdateResult(rows))
 
     def _ingest_market(self, table: str, append: bool, reader: Any) -> int:
         """Append to a stored table, as any feed does."""
@@ -132,7 +137,8 @@ class IngestService:
         target = _target(command, options, asked.session.options.schema)
         schema = schema_of(reader)
 
-        rows = pa.RecordBatchReader.from_batches(schema, self._batches(reader))
+        batches = (checked(batch, self._message_bytes_max) for batch in call.received(reader))
+        rows = pa.RecordBatchReader.from_batches(schema, batches)
         with call.limits():
             return self._writer.ingest(
                 target, rows, session=asked.session, transaction=asked.transaction, started=call.watch

@@ -6,6 +6,8 @@ exactly once, whichever way it comes, and its ticket gives what it gave however 
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +32,7 @@ from tickflight_server.query.writer import Outcome, Writer
 from tickflight_server.query.writing import Writing
 
 PLAN_FRESH_S = 1.0  # a plan older than this when it is fetched is made anew, since now() is part of it
+SHARE_FETCHED_S = 60.0  # a part of a scan can be fetched again for so long
 EMPTY = pa.schema([])
 # what stands for a parameter before values are bound: some functions refuse null, others want a list
 _GUESSES: tuple[object, ...] = (None, 1, [1])
@@ -52,7 +55,6 @@ class Planned:
     """A result that waits to be fetched: of a query to be run, or the ``result`` of what was run already.
 
     ``plan`` is used once, when it is fresh; after that it is made anew. ``share`` is the part of a scan that it is.
-    What is ``cancelled`` stops where it runs, and runs no more.
     """
 
     asked: Asked
@@ -62,6 +64,33 @@ class Planned:
     share: Share | None = None
     result: pa.Table | None = None
     cancelled: bool = False
+    running: set[Call] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def runs(self, call: Call) -> None:
+        """Note that ``call`` runs it, until the call has ended.
+
+        Raises:
+            CancelledError: nothing more is to run.
+        """
+        with self.lock:
+            if self.cancelled:
+                raise CancelledError("the query was cancelled.")
+            self.running.add(call)
+        call.hold(lambda: self.ran(call))
+
+    def ran(self, call: Call) -> None:
+        """Forget ``call``."""
+        with self.lock:
+            self.running.discard(call)
+
+    def cancel(self) -> None:
+        """Stop what runs, and let nothing more run."""
+        with self.lock:
+            self.cancelled = True
+            running = list(self.running)
+        for call in running:
+            call.stop()
 
 
 @dataclass(frozen=True)
@@ -85,6 +114,7 @@ class QueryService:
         self._clock = clock
         limits = {"most": settings.handles_max, "idle_s": settings.handle_idle_s}
         self._planned: Handles[Planned] = Handles("query result", clock, **limits)  # type: ignore[arg-type]
+        self._fetched: deque[tuple[float, str, bytes]] = deque()
         self._prepared: Handles[Prepared] = Handles("prepared statement", clock, **limits)  # type: ignore[arg-type]
         sessions.also_sweep(self._planned.sweep)
         sessions.also_sweep(self._prepared.sweep)
@@ -93,16 +123,21 @@ class QueryService:
 
     def info(self, call: Call, sql: str, transaction_id: bytes | None) -> Found:
         """Plan a query, or run what writes; return the result's schema and its tickets."""
+        self._forget_fetched()
         asked = self._sessions.asked(call, transaction_id)
         statement = self._engine.read(sql)
         if isinstance(statement, Writing):
             return self._keep_result(call, asked, self._write(call, asked, statement, [()]))
-        plan = self._plan(statement, (), asked)
+        return self._keep_plan(call, asked, statement)
+
+    def _keep_plan(self, call: Call, asked: Asked, statement: Statement) -> Found:
+        """Plan a query without parameters; its tickets outlive what is prepared, and any connection may read them."""
+        plan = self._plan(call, statement, (), asked)
         shares = [] if asked.session.seat(asked.transaction) else self._engine.shares(plan, asked.cuts)
         now = self._clock.monotonic()
         planned = [Planned(asked, statement, plan, now, share) for share in shares or (None,)]
         handles = [self._planned.add(call.session.user, one) for one in planned]
-        return Found(plan.schema, tuple(TicketStatementQuery(h).serialize() for h in handles), expires=True)
+        return Found(plan.schema, tuple(TicketStatementQuery(h).serialize() for h in handles), expires=not shares)
 
     def schema(self, call: Call, sql: str, transaction_id: bytes | None) -> pa.Schema:
         """Return the result schema of a statement; nothing runs, and no handle is kept."""
@@ -110,7 +145,7 @@ class QueryService:
         statement = self._engine.read(sql)
         if isinstance(statement, Writing):
             return self._returned(statement, asked)
-        return self._plan(statement, (), asked).schema
+        return self._plan(call, statement, (), asked).schema
 
     def update(self, call: Call, sql: str, transaction_id: bytes | None) -> int:
         """Run what writes; return how many rows it changed.
@@ -124,15 +159,16 @@ class QueryService:
             raise InputError("the statement gives rows.", hint="Run it as a query.")
         return self._write(call, asked, statement, [()]).rows
 
-    def _plan(self, statement: Statement, values: object, asked: Asked, *, guessed: bool = False) -> Plan:
-        seat = asked.session.seat(asked.transaction)
-        return self._engine.plan(
-            statement,
-            values,  # type: ignore[arg-type]
-            guessed=guessed,
-            options=asked.session.options,
-            seat=seat,
-        )
+    def _plan(self, call: Call, statement: Statement, values: object, asked: Asked, *, guessed: bool = False) -> Plan:
+        with call.limits():
+            return self._engine.plan(
+                statement,
+                values,  # type: ignore[arg-type]
+                guessed=guessed,
+                options=asked.session.options,
+                seat=asked.session.seat(asked.transaction),
+                started=call.watch,
+            )
 
     def _returned(self, writing: Writing, asked: Asked) -> pa.Schema:
         return self._engine.returned(writing, asked.session.options, asked.session.seat(asked.transaction))
@@ -144,6 +180,7 @@ class QueryService:
                 rows,  # type: ignore[arg-type]
                 session=asked.session,
                 transaction=asked.transaction,
+                cuts=self._sessions.cuts(asked),
                 started=call.watch,
             )
 
@@ -164,7 +201,7 @@ class QueryService:
         if isinstance(statement, Writing):
             schema = self._returned(statement, asked)
         else:
-            schema = self._guess_schema(statement, names, asked)
+            schema = self._guess_schema(call, statement, names, asked)
         handle = self._prepared.add(call.session.user, Prepared(statement, names, parameters, asked))
         return ActionCreatePreparedStatementResult(
             prepared_statement_handle=handle,
@@ -173,12 +210,12 @@ class QueryService:
             is_update=isinstance(statement, Writing) and not statement.returning,
         )
 
-    def _guess_schema(self, statement: Statement, names: tuple[str, ...], asked: Asked) -> pa.Schema:
+    def _guess_schema(self, call: Call, statement: Statement, names: tuple[str, ...], asked: Asked) -> pa.Schema:
         """Return the result schema of a statement without values, exact where no type depends on a parameter."""
         failure: StatementError | None = None
         for guess in _GUESSES if names else (None,):
             try:
-                return self._plan(statement, dict.fromkeys(names, guess), asked, guessed=bool(names)).schema
+                return self._plan(call, statement, dict.fromkeys(names, guess), asked, guessed=bool(names)).schema
             except StatementError as error:
                 failure = failure or error
         assert failure is not None
@@ -202,8 +239,10 @@ class QueryService:
                 call, asked, prepared.statement, [_bound(prepared.parameters, r) for r in _rows(prepared)]
             )
             return self._keep_result(call, asked, outcome)
+        if not prepared.parameters:
+            return self._keep_plan(call, asked, prepared.statement)
         # the ticket is the statement's own handle: what is bound until the fetch counts
-        plan = self._plan_bound(prepared, _rows(prepared)[0])
+        plan = self._plan_bound(call, prepared, _rows(prepared)[0])
         return Found(plan.schema, (CommandPreparedStatementQuery(handle).serialize(),))
 
     def prepared_schema(self, call: Call, handle: bytes) -> pa.Schema:
@@ -213,8 +252,8 @@ class QueryService:
         if isinstance(prepared.statement, Writing):
             return self._returned(prepared.statement, asked)
         if prepared.parameters and not prepared.rows:
-            return self._guess_schema(prepared.statement, prepared.parameters, asked)
-        return self._plan_bound(prepared, _rows(prepared)[0]).schema
+            return self._guess_schema(call, prepared.statement, prepared.parameters, asked)
+        return self._plan_bound(call, prepared, _rows(prepared)[0]).schema
 
     def prepared_update(self, call: Call, handle: bytes, batches: list[pa.RecordBatch]) -> int:
         """Run a prepared statement that writes, for each row of values, all or none; return the rows changed."""
@@ -239,9 +278,9 @@ class QueryService:
             transaction = session.transaction
         return Asked(session, transaction, now.pin, now.cuts)
 
-    def _plan_bound(self, prepared: Prepared, row: Row) -> Plan:
+    def _plan_bound(self, call: Call, prepared: Prepared, row: Row) -> Plan:
         assert isinstance(prepared.statement, Statement)
-        return self._plan(prepared.statement, _bound(prepared.parameters, row), prepared.asked)
+        return self._plan(call, prepared.statement, _bound(prepared.parameters, row), prepared.asked)
 
     # --- fetching
 
@@ -250,28 +289,40 @@ class QueryService:
         if isinstance(ticket, Query):
             return self._run_query(call, ticket)
         if isinstance(ticket, TicketStatementQuery):
-            return self._fetch_planned(call, self._planned.get(call.session.user, ticket.statement_handle))
+            planned = self._planned.get(call.session.user, ticket.statement_handle)
+            if planned.share is not None:
+                call.hold(lambda: self._note_fetched(call.session.user, ticket.statement_handle))
+            return self._fetch_planned(call, planned)
         prepared = self._prepared.get(call.session.user, ticket.prepared_statement_handle)
         if isinstance(prepared.statement, Writing):
             raise InputError("the prepared statement writes.", hint="Ask for its flight information, which runs it.")
         self._take(call, prepared.asked)
         rows = _rows(prepared)
-        first = self._plan_bound(prepared, rows[0])
+        first = self._plan_bound(call, prepared, rows[0])
         if len(rows) == 1:
             return self._run(call, first, prepared.asked)
         return self._run_many(call, prepared, rows, first)
 
     def _fetch_planned(self, call: Call, planned: Planned) -> flight.FlightDataStream:
         self._take(call, planned.asked)
-        if planned.cancelled:
-            raise CancelledError("the query was cancelled.")
+        planned.runs(call)
         if planned.result is not None:
             return generated(planned.result.schema, planned.result.to_batches(), self._settings.batch_bytes)
         assert planned.statement is not None
         plan, planned.plan = planned.plan, None
         if plan is None or (planned.share is None and self._clock.monotonic() - planned.made > PLAN_FRESH_S):
-            plan = self._plan(planned.statement, (), planned.asked)
-        return self._run(call, plan, planned.asked, planned)
+            plan = self._plan(call, planned.statement, (), planned.asked)
+        return self._run(call, plan, planned.asked, planned.share)
+
+    def _note_fetched(self, user: str, handle: bytes) -> None:
+        """Keep a share that was fetched for a moment only: it holds rows that the ring has let go of."""
+        self._fetched.append((self._clock.monotonic() + SHARE_FETCHED_S, user, handle))
+
+    def _forget_fetched(self) -> None:
+        now = self._clock.monotonic()
+        while self._fetched and self._fetched[0][0] < now:
+            _, user, handle = self._fetched.popleft()
+            self._planned.remove(user, handle)
 
     def _take(self, call: Call, asked: Asked) -> None:
         """Let ``call`` run in what a ticket was given for; a fetch need not name its pin, and may not name another.
@@ -302,13 +353,9 @@ class QueryService:
             table = self._write(call, asked, statement, [values]).table
             table = EMPTY.empty_table() if table is None else table
             return generated(table.schema, table.to_batches(), self._settings.batch_bytes)
-        return self._run(call, self._plan(statement, values, asked), asked)
+        return self._run(call, self._plan(call, statement, values, asked), asked)
 
-    def _run(self, call: Call, plan: Plan, asked: Asked, planned: Planned | None = None) -> flight.FlightDataStream:
-        if planned is not None:
-            # the watcher asks again and again: a cancel that comes between two steps of the engine's is not lost
-            gone = call.gone
-            call.gone = lambda: planned.cancelled or gone()
+    def _run(self, call: Call, plan: Plan, asked: Asked, share: Share | None = None) -> flight.FlightDataStream:
         with call.limits():
             execution = self._engine.execute(
                 plan,
@@ -316,7 +363,7 @@ class QueryService:
                 started=call.watch,
                 options=asked.session.options,
                 seat=asked.session.seat(asked.transaction),
-                share=planned.share if planned is not None else None,
+                share=share,
             )
         call.hold(execution.close)
         return stream(execution, self._settings.batch_bytes)
@@ -327,7 +374,7 @@ class QueryService:
 
         def batches() -> Iterator[pa.RecordBatch]:
             for number, row in enumerate(rows):
-                plan = self._plan_bound(prepared, row) if number else first
+                plan = self._plan_bound(call, prepared, row) if number else first
                 with self._engine.execute(
                     plan,
                     cuts=self._sessions.cuts(asked),
@@ -346,7 +393,7 @@ class QueryService:
         """Stop what runs for a ticket, and let nothing more run; return whether there is such a ticket."""
         planned = self._planned.find(call.session.user, handle)
         if planned is not None:
-            planned.cancelled = True
+            planned.cancel()
         return planned is not None
 
     def renew(self, call: Call, handle: bytes) -> None:

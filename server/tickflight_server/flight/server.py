@@ -28,7 +28,7 @@ from tickflight_server.flight.actions import ActionService
 from tickflight_server.flight.admin import AdminService
 from tickflight_server.flight.auth import MIDDLEWARE, Authenticator, Call, CallFactory, Handshake
 from tickflight_server.flight.catalogs import catalog_table
-from tickflight_server.flight.incoming import checked, chunks
+from tickflight_server.flight.incoming import checked
 from tickflight_server.flight.ingest import IngestService
 from tickflight_server.flight.queries import Found, QueryService
 from tickflight_server.flight.result_schemas import RESULT_SCHEMAS, CatalogCommand, result_schema
@@ -66,9 +66,12 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             duckdb_version=f"v{engine.engine_version}",
             tickflight_version=tickflight_server.__version__,
             arrow_version=pa.__version__,
-            statement_timeout_ms=int(settings.query.handle_idle_s * 1000),
-            transaction_timeout_ms=min(int(settings.query.transaction_idle_s * 1000), 2**31 - 1),
+            statement_timeout_ms=_milliseconds(settings.query.handle_idle_s),
+            # an idle session takes its transactions with it
+            transaction_timeout_ms=_milliseconds(min(settings.query.transaction_idle_s, settings.query.session_idle_s)),
             statement_length_max=settings.query.sql_bytes_max,
+            statements_max=settings.query.handles_max,
+            connections_max=settings.query.sessions_max,
         )
         queries, actions = (
             self._queries,
@@ -190,21 +193,21 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             handler(self._call(context), command, reader, writer)
 
     def _bind(self, call: Call, command: c.CommandPreparedStatementQuery, reader: Any, writer: Any) -> None:
-        self._queries.bind(call, command.prepared_statement_handle, self._batches(reader))
+        self._queries.bind(call, command.prepared_statement_handle, self._batches(call, reader))
         answer = DoPutPreparedStatementResult(command.prepared_statement_handle)
-        writer.write(pa.py_buffer(answer.serialize()))
+        call.reply(writer, answer)
 
     def _update(self, call: Call, command: c.CommandStatementUpdate, _: Any, writer: Any) -> None:
         # its stream has no schema, and asking for one fails
         rows = self._queries.update(call, command.query, command.transaction_id)
-        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+        call.reply(writer, DoPutUpdateResult(rows))
 
     def _prepared_update(self, call: Call, command: c.CommandPreparedStatementUpdate, reader: Any, writer: Any) -> None:
-        rows = self._queries.prepared_update(call, command.prepared_statement_handle, self._batches(reader))
-        writer.write(pa.py_buffer(DoPutUpdateResult(rows).serialize()))
+        rows = self._queries.prepared_update(call, command.prepared_statement_handle, self._batches(call, reader))
+        call.reply(writer, DoPutUpdateResult(rows))
 
-    def _batches(self, reader: Any) -> list[pa.RecordBatch]:
-        return [checked(c.data, self._message_bytes_max) for c in chunks(reader) if c.data is not None]
+    def _batches(self, call: Call, reader: Any) -> list[pa.RecordBatch]:
+        return [checked(batch, self._message_bytes_max) for batch in call.received(reader)]
 
     def list_flights(self, context: Any, criteria: Any) -> Iterator[flight.FlightInfo]:
         """Refuse ListFlights: Flight SQL lists tables by CommandGetTables."""
@@ -227,6 +230,10 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             request = parse_action_request(action.type, action.body.to_pybytes())
             result = handler(self._call(context), request)
         return iter(() if result is None else (flight.Result(pa.py_buffer(result.serialize())),))
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(int(seconds * 1000), 2**31 - 1)  # it travels as int32
 
 
 def _check_free(host: str, port: int) -> None:

@@ -1,9 +1,13 @@
 """The answer to GetSqlInfo: what this server is and which SQL it speaks.
 
-The rule of this file: every code of the protocol is a row of ``SQL_INFO``, with a value that is true of this server.
-Leaving a code out breaks older JDBC drivers, so that there is a value even where nothing is to be said: a limit of 0
-is "none, or not known", a bitmask of 0 is "none of it". SQL here only reads, which code 3 says; bulk ingestion (code
-10) is a call of the protocol and not SQL. What codes 525 and 526 say of the grammar is about queries for that reason.
+The rule of this file: every code of the protocol is a row of ``SQL_INFO``, with a value that is true of this server and
+that ``tests/server/flight/test_sqlinfo_truth.py`` tries on one. Leaving a code out breaks older JDBC drivers, so that
+there is a value even where nothing is to be said: a limit of 0 is "none of its own", a bitmask of 0 is "none of it".
+
+What SQL writes is the users' own schemas; the market data grows by ingest alone. The protocol has no word for that, so
+that code 3 says that the server is not read-only. The core grammar (525) is not claimed, since it lists GRANT. SQL-92's
+entry level (526) is, for what it asks of queries, rows and tables; what it says of privileges and cursors is not there,
+but every JDBC driver has to claim the level.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from tickflight.wire.enums import (
     SqlNullOrdering,
     SqlOuterJoinsSupportLevel,
     SqlSupportedCaseSensitivity,
+    SqlSupportedElementActions,
     SqlSupportedGroupBy,
     SqlSupportedResultSetConcurrency,
     SqlSupportedResultSetType,
@@ -43,7 +48,8 @@ class SqlInfoFacts:
     """What is known only where the server runs. ``duckdb_version`` is as ``SELECT version()`` says it: "v2.0.0".
 
     ``statement_timeout_ms`` and ``transaction_timeout_ms``: idle life of a prepared statement and of a transaction;
-    0 = unlimited. ``statement_length_max``: characters of a statement, 0 = unlimited.
+    0 = unlimited. ``statement_length_max``: bytes of a statement. ``statements_max``: prepared statements that are kept
+    at once, ``connections_max``: sessions; beyond either the longest unused ends. 0 = unlimited.
     """
 
     duckdb_version: str
@@ -52,6 +58,8 @@ class SqlInfoFacts:
     statement_timeout_ms: int = 0
     transaction_timeout_ms: int = 0
     statement_length_max: int = 0
+    statements_max: int = 0
+    connections_max: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,7 @@ CONVERSIONS: Final[Mapping[int, Sequence[int]]] = {
 }
 
 _READ_ONLY: Final = _bits(SqlSupportedResultSetConcurrency.SQL_RESULT_SET_CONCURRENCY_READ_ONLY)
+_IN_INDEXES: Final = _bits(SqlSupportedElementActions.SQL_ELEMENT_IN_INDEX_DEFINITIONS)
 _CASE_INSENSITIVE: Final = int(SqlSupportedCaseSensitivity.SQL_CASE_SENSITIVITY_CASE_INSENSITIVE)
 _READ_COMMITTED: Final = SqlTransactionIsolationLevel.SQL_TRANSACTION_READ_COMMITTED
 
@@ -128,7 +137,7 @@ SQL_INFO: Final = (
     SqlInfo(0, "FLIGHT_SQL_SERVER_NAME", "string_value", "tickflight"),
     SqlInfo(1, "FLIGHT_SQL_SERVER_VERSION", "string_value", _version),
     SqlInfo(2, "FLIGHT_SQL_SERVER_ARROW_VERSION", "string_value", lambda facts: facts.arrow_version),
-    SqlInfo(3, "FLIGHT_SQL_SERVER_READ_ONLY", "bool_value", True),  # SQL text never writes
+    SqlInfo(3, "FLIGHT_SQL_SERVER_READ_ONLY", "bool_value", False),  # tables of the users' own
     SqlInfo(4, "FLIGHT_SQL_SERVER_SQL", "bool_value", True),
     SqlInfo(5, "FLIGHT_SQL_SERVER_SUBSTRAIT", "bool_value", False),
     SqlInfo(6, "FLIGHT_SQL_SERVER_SUBSTRAIT_MIN_VERSION", "string_value", None),  # no Substrait
@@ -139,14 +148,15 @@ SQL_INFO: Final = (
         "int32_bitmask",
         int(SqlSupportedTransaction.SQL_SUPPORTED_TRANSACTION_TRANSACTION),
     ),
-    SqlInfo(9, "FLIGHT_SQL_SERVER_CANCEL", "bool_value", False),
-    SqlInfo(10, "FLIGHT_SQL_SERVER_BULK_INGESTION", "bool_value", True),  # append to market tables
-    SqlInfo(11, "FLIGHT_SQL_SERVER_INGEST_TRANSACTIONS_SUPPORTED", "bool_value", False),
+    SqlInfo(9, "FLIGHT_SQL_SERVER_CANCEL", "bool_value", True),
+    SqlInfo(10, "FLIGHT_SQL_SERVER_BULK_INGESTION", "bool_value", True),
+    # into the users' tables; one of market data that names a transaction is refused
+    SqlInfo(11, "FLIGHT_SQL_SERVER_INGEST_TRANSACTIONS_SUPPORTED", "bool_value", True),
     SqlInfo(100, "FLIGHT_SQL_SERVER_STATEMENT_TIMEOUT", "int32_bitmask", lambda facts: facts.statement_timeout_ms),
     SqlInfo(101, "FLIGHT_SQL_SERVER_TRANSACTION_TIMEOUT", "int32_bitmask", lambda facts: facts.transaction_timeout_ms),
     SqlInfo(500, "SQL_DDL_CATALOG", "bool_value", False),
-    SqlInfo(501, "SQL_DDL_SCHEMA", "bool_value", False),
-    SqlInfo(502, "SQL_DDL_TABLE", "bool_value", False),
+    SqlInfo(501, "SQL_DDL_SCHEMA", "bool_value", True),
+    SqlInfo(502, "SQL_DDL_TABLE", "bool_value", True),
     SqlInfo(503, "SQL_IDENTIFIER_CASE", "int32_bitmask", _CASE_INSENSITIVE),
     SqlInfo(504, "SQL_IDENTIFIER_QUOTE_CHAR", "string_value", '"'),
     SqlInfo(505, "SQL_QUOTED_IDENTIFIER_CASE", "int32_bitmask", _CASE_INSENSITIVE),  # "A" and a are one name
@@ -168,22 +178,18 @@ SQL_INFO: Final = (
     SqlInfo(521, "SQL_SUPPORTS_ORDER_BY_UNRELATED", "bool_value", True),
     SqlInfo(522, "SQL_SUPPORTED_GROUP_BY", "int32_bitmask", _bits(*SqlSupportedGroupBy)),
     SqlInfo(523, "SQL_SUPPORTS_LIKE_ESCAPE_CLAUSE", "bool_value", True),
-    SqlInfo(524, "SQL_SUPPORTS_NON_NULLABLE_COLUMNS", "bool_value", False),  # no table is made by SQL
-    SqlInfo(
-        525,
-        "SQL_SUPPORTED_GRAMMAR",
-        "int32_bitmask",
-        _bits(SupportedSqlGrammar.SQL_MINIMUM_GRAMMAR, SupportedSqlGrammar.SQL_CORE_GRAMMAR),
-    ),
+    SqlInfo(524, "SQL_SUPPORTS_NON_NULLABLE_COLUMNS", "bool_value", True),
+    SqlInfo(525, "SQL_SUPPORTED_GRAMMAR", "int32_bitmask", _bits(SupportedSqlGrammar.SQL_MINIMUM_GRAMMAR)),
     SqlInfo(526, "SQL_ANSI92_SUPPORTED_LEVEL", "int32_bitmask", _bits(SupportedAnsi92SqlGrammarLevel.ANSI92_ENTRY_SQL)),
-    SqlInfo(527, "SQL_SUPPORTS_INTEGRITY_ENHANCEMENT_FACILITY", "bool_value", False),
+    # keys, references, checks and defaults
+    SqlInfo(527, "SQL_SUPPORTS_INTEGRITY_ENHANCEMENT_FACILITY", "bool_value", True),
     SqlInfo(528, "SQL_OUTER_JOINS_SUPPORT_LEVEL", "int32_bitmask", int(SqlOuterJoinsSupportLevel.SQL_FULL_OUTER_JOINS)),
     SqlInfo(529, "SQL_SCHEMA_TERM", "string_value", "schema"),
     SqlInfo(530, "SQL_PROCEDURE_TERM", "string_value", ""),  # there are none
     SqlInfo(531, "SQL_CATALOG_TERM", "string_value", "catalog"),
     SqlInfo(532, "SQL_CATALOG_AT_START", "bool_value", True),
-    SqlInfo(533, "SQL_SCHEMAS_SUPPORTED_ACTIONS", "int32_bitmask", 0),
-    SqlInfo(534, "SQL_CATALOGS_SUPPORTED_ACTIONS", "int32_bitmask", 0),
+    SqlInfo(533, "SQL_SCHEMAS_SUPPORTED_ACTIONS", "int32_bitmask", _IN_INDEXES),
+    SqlInfo(534, "SQL_CATALOGS_SUPPORTED_ACTIONS", "int32_bitmask", _IN_INDEXES),
     SqlInfo(535, "SQL_SUPPORTED_POSITIONED_COMMANDS", "int32_bitmask", 0),
     SqlInfo(536, "SQL_SELECT_FOR_UPDATE_SUPPORTED", "bool_value", False),
     SqlInfo(537, "SQL_STORED_PROCEDURES_SUPPORTED", "bool_value", False),
@@ -198,20 +204,21 @@ SQL_INFO: Final = (
     SqlInfo(546, "SQL_MAX_COLUMNS_IN_ORDER_BY", "bigint_value", 0),
     SqlInfo(547, "SQL_MAX_COLUMNS_IN_SELECT", "bigint_value", 0),
     SqlInfo(548, "SQL_MAX_COLUMNS_IN_TABLE", "bigint_value", 0),
-    SqlInfo(549, "SQL_MAX_CONNECTIONS", "bigint_value", 0),
-    SqlInfo(550, "SQL_MAX_CURSOR_NAME_LENGTH", "bigint_value", 0),
+    SqlInfo(549, "SQL_MAX_CONNECTIONS", "bigint_value", lambda facts: facts.connections_max),
+    SqlInfo(550, "SQL_MAX_CURSOR_NAME_LENGTH", "bigint_value", 0),  # there are none
     SqlInfo(551, "SQL_MAX_INDEX_LENGTH", "bigint_value", 0),
     SqlInfo(552, "SQL_DB_SCHEMA_NAME_LENGTH", "bigint_value", 0),
-    SqlInfo(553, "SQL_MAX_PROCEDURE_NAME_LENGTH", "bigint_value", 0),
+    SqlInfo(553, "SQL_MAX_PROCEDURE_NAME_LENGTH", "bigint_value", 0),  # there are none
     SqlInfo(554, "SQL_MAX_CATALOG_NAME_LENGTH", "bigint_value", 0),
     SqlInfo(555, "SQL_MAX_ROW_SIZE", "bigint_value", 0),
     SqlInfo(556, "SQL_MAX_ROW_SIZE_INCLUDES_BLOBS", "bool_value", True),
     SqlInfo(557, "SQL_MAX_STATEMENT_LENGTH", "bigint_value", lambda facts: facts.statement_length_max),
-    SqlInfo(558, "SQL_MAX_STATEMENTS", "bigint_value", 0),
+    SqlInfo(558, "SQL_MAX_STATEMENTS", "bigint_value", lambda facts: facts.statements_max),
     SqlInfo(559, "SQL_MAX_TABLE_NAME_LENGTH", "bigint_value", 0),
     SqlInfo(560, "SQL_MAX_TABLES_IN_SELECT", "bigint_value", 0),
     SqlInfo(561, "SQL_MAX_USERNAME_LENGTH", "bigint_value", 0),
-    # int64: the JDBC driver insists, the text says int32
+    # int64: the JDBC driver insists, the text says int32. A transaction that has written reads one state of the users'
+    # tables; one that has not reads the newest rows with each statement, so that no more than this is promised
     SqlInfo(562, "SQL_DEFAULT_TRANSACTION_ISOLATION", "bigint_value", int(_READ_COMMITTED)),
     SqlInfo(563, "SQL_TRANSACTIONS_SUPPORTED", "bool_value", True),
     SqlInfo(564, "SQL_SUPPORTED_TRANSACTIONS_ISOLATION_LEVELS", "int32_bitmask", _bits(_READ_COMMITTED)),
@@ -229,9 +236,9 @@ SQL_INFO: Final = (
     # no such result sets
     SqlInfo(570, "SQL_SUPPORTED_CONCURRENCIES_FOR_RESULT_SET_SCROLL_SENSITIVE", "int32_bitmask", 0),
     SqlInfo(571, "SQL_SUPPORTED_CONCURRENCIES_FOR_RESULT_SET_SCROLL_INSENSITIVE", "int32_bitmask", 0),
-    SqlInfo(572, "SQL_BATCH_UPDATES_SUPPORTED", "bool_value", False),
+    SqlInfo(572, "SQL_BATCH_UPDATES_SUPPORTED", "bool_value", True),
     SqlInfo(573, "SQL_SAVEPOINTS_SUPPORTED", "bool_value", False),
-    SqlInfo(574, "SQL_NAMED_PARAMETERS_SUPPORTED", "bool_value", False),
+    SqlInfo(574, "SQL_NAMED_PARAMETERS_SUPPORTED", "bool_value", False),  # of callable statements: there are none
     SqlInfo(575, "SQL_LOCATORS_UPDATE_COPY", "bool_value", False),
     SqlInfo(576, "SQL_STORED_FUNCTIONS_USING_CALL_SYNTAX_SUPPORTED", "bool_value", False),
 )

@@ -81,8 +81,8 @@ STRING_FUNCTIONS: Final = _names(
 
 SYSTEM_FUNCTIONS: Final = _names(
     """
-    current_catalog current_database current_query current_role current_schema current_schemas current_setting
-    current_user nullif session_user typeof user version
+    current_catalog current_database current_query current_role current_schema current_schemas current_user
+    nullif session_user typeof user version
     """
 )
 """What JDBC counts as system functions: the session and NULL."""

@@ -36,6 +36,8 @@ REFUSED_TABLES = frozenset({"pg_settings", "pragma_database_list", "duckdb_logs"
 _QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 # what INSERT, UPDATE and DELETE are in the tree
 _ROW_NODES = frozenset({"INSERT_QUERY_NODE", "UPDATE_QUERY_NODE", "DELETE_QUERY_NODE"})
+LIKE_FILES = r"[./\\:*?]"
+"""What is in names that the engine may take for a file's, as an expression for re and for the engine."""
 _IMPORT = "Name a table; bring rows in with ingest, or `tickflight-server import`."
 
 
@@ -70,7 +72,7 @@ def check_file(name: str) -> None:
     Raises:
         PermissionDeniedError: it looks like one.
     """
-    if re.search(r"[./\\:*?]", name):
+    if re.search(LIKE_FILES, name):
         raise PermissionDeniedError(f"files cannot be read by SQL: {name[:200]!r}.", hint=_IMPORT)
 
 

@@ -5,6 +5,8 @@ The rule of this file: a connection that is handed out looks names up as its ses
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
@@ -20,6 +22,9 @@ from tickflight_server.schemas import STORED, NumericType
 _STORED_VIEWS = tuple(Reading(table).view for table in STORED.values())
 
 
+_OPTIONS_KEPT = 16  # schemas and time zones of sessions for which probers are kept
+
+
 class Connections:
     """The connections of one database.
 
@@ -33,7 +38,8 @@ class Connections:
         self._database = database
         self._numeric = numeric
         self._sql_bytes_max = sql_bytes_max
-        self._probers: LifoQueue[Prober] = LifoQueue()
+        self._lock = threading.Lock()
+        self._probers: OrderedDict[tuple[str, str], LifoQueue[Prober]] = OrderedDict()  # by schema and time zone
         self._readers: LifoQueue[StatementReader] = LifoQueue()
         self.macros: frozenset[str] = frozenset()
         """The users' table macros, which statements may name."""
@@ -44,9 +50,8 @@ class Connections:
 
     def close(self) -> None:
         """Let the database go."""
-        with suppress(Empty):
-            while True:
-                self._probers.get_nowait().close()
+        for kept in self._probers.values():
+            _close_all(kept)
         self._database.close()
 
     def connect(self, options: Options = DEFAULTS) -> duckdb.DuckDBPyConnection:
@@ -68,32 +73,38 @@ class Connections:
                     yield Prober(connection, self._numeric)
                 finally:
                     take_back(connection, _STORED_VIEWS)
-        elif (options.schema, options.timezone) != (DEFAULTS.schema, DEFAULTS.timezone):
-            prober = Prober(self.connect(options), self._numeric)
-            try:
-                yield prober
-            finally:
-                prober.close()
         else:
-            with self._kept_prober() as prober:
+            with self._kept_prober(options) as prober:
                 yield prober
 
     @contextmanager
-    def _kept_prober(self) -> Iterator[Prober]:
+    def _kept_prober(self, options: Options) -> Iterator[Prober]:
+        kept = self._probers_of(options)
         try:
-            prober = self._probers.get_nowait()
+            prober = kept.get_nowait()
         except Empty:
-            prober = Prober(self.connect(), self._numeric)
+            prober = Prober(self.connect(options), self._numeric)
         try:
             yield prober
         except duckdb.Error:
             # a statement that does not bind leaves nothing behind
-            self._probers.put(prober)
+            kept.put(prober)
             raise
         except BaseException:
             prober.close()
             raise
-        self._probers.put(prober)
+        kept.put(prober)
+
+    def _probers_of(self, options: Options) -> LifoQueue[Prober]:
+        """Return the probers that look names up as ``options`` say; those of the rarest options are let go."""
+        key = (options.schema, options.timezone)
+        with self._lock:
+            kept = self._probers.setdefault(key, LifoQueue())
+            self._probers.move_to_end(key)
+            rarest = self._probers.popitem(last=False)[1] if len(self._probers) > _OPTIONS_KEPT else None
+        if rarest is not None:
+            _close_all(rarest)
+        return kept
 
     @contextmanager
     def reader(self) -> Iterator[StatementReader]:
@@ -107,3 +118,9 @@ class Connections:
             yield reader
         finally:
             self._readers.put(reader)
+
+
+def _close_all(probers: LifoQueue[Prober]) -> None:
+    with suppress(Empty):
+        while True:
+            probers.get_nowait().close()

@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import MIB, QuerySettings
-from tickflight_server.errors import BusyError, ServerError, TooLargeError
+from tickflight_server.errors import BusyError, CancelledError, ServerError, TooLargeError
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import make_database, relation, set_now
-from tickflight_server.query.execution import Execution, batch_rows_for, interrupt
+from tickflight_server.query.execution import Execution, batch_rows_for
 from tickflight_server.query.failures import translate
 from tickflight_server.query.parameter_types import parameter_schema, result_schema
 from tickflight_server.query.probe import Filters
@@ -28,6 +28,7 @@ from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
 from tickflight_server.query.shares import Share, split
 from tickflight_server.query.sources import Opened, Sources, take_back
 from tickflight_server.query.statement import READING, NoQueryError, Parameters, Reading, Statement, view_name
+from tickflight_server.query.stopping import Stopper, interrupt
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import FeedBoard, SystemSource, make_table
 from tickflight_server.query.travel import Travel
@@ -152,14 +153,16 @@ class Engine:
         guessed: bool = False,
         options: Options = DEFAULTS,
         seat: Seat | None = None,
+        started: Started | None = None,
     ) -> Plan:
         """Bind a query without running it on data; find its result schema and the filters that reach each table.
 
         ``parameters`` are the values of ``?`` and ``$1`` in order, or of ``$name`` by name, as Python values; with
         ``guessed`` they only stand for ones to come, and the plan is not to be executed. ``seat`` is where the query is
-        to run, if not on a connection of its own.
+        to run, if not on a connection of its own. ``started`` is given what cancels the search for filters.
 
         Raises:
+            CancelledError: it was.
             StatementError: it does not parse or bind; the message has the engine's place marker.
             UnsupportedError: it is no query.
             TooLargeError: it is too long.
@@ -175,8 +178,12 @@ class Engine:
         left = statement.left(parameters)
         now_us = self._clock.now_us()
         try:
-            with self.connections.prober(options, seat) as prober:
+            with self.connections.prober(options, seat) as prober, prober.stopper() as stopper:
+                if started is not None:
+                    started(stopper)
                 schema, filters = prober.find(statement, left, now_us=now_us, timeout_s=self._settings.probe_timeout_s)
+                if stopper.used:
+                    raise CancelledError("the query was cancelled.")
         except Exception as error:
             raise self.translate(error, statement) from None
         versions = {travel.view: self._version(travel, value) for travel, value in asked}
@@ -270,11 +277,13 @@ class Engine:
         """Run a query on a session's connection, and fetch all of its result."""
         limit = self._settings.session_result_mb * MIB
         with seat.taken() as connection, ExitStack() as sources:
-            if started is not None:
-                started(lambda: interrupt(connection))
             views = [r.view for r in plan.statement.readings()]
             take_back(connection, views)
             sources.callback(take_back, connection, views)
+            # ends first: what is taken back, and the session's next statement, are not stopped with this one
+            stopper = sources.enter_context(Stopper(connection))
+            if started is not None:
+                started(stopper)
             opened = self._open(connection, plan, cuts, sources, None)
             reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
             batches, size = [], 0
@@ -367,28 +376,41 @@ class Engine:
     # --- what writers use
 
     def open_for(
-        self, connection: duckdb.DuckDBPyConnection, writing: Writing, *, plain: bool, options: Options, held: ExitStack
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        writing: Writing,
+        *,
+        plain: bool,
+        options: Options,
+        cuts: Mapping[str, int] | None,
+        held: ExitStack,
+        started: Started | None = None,
     ) -> None:
         """Give ``connection`` what a writing statement reads: what its query's filters let through, or all of it.
 
-        ``plain``: it has no parameters, and so its query can be planned by itself.
+        ``plain``: it has no parameters, and so its query can be planned by itself. ``cuts`` as in ``execute``.
         """
         set_now(connection, self._clock.now_us())
         reads = writing.reads
         readings = reads.readings()
-        if not readings and not any(name in SYSTEM_TABLES for _, name in reads.tables):
-            return
         if not writing.runs:
+            views = [view_name(schema, name) for schema, name, _, _ in self.tables()]
+            take_back(connection, views)
+            held.callback(take_back, connection, views)
             self.give_empty(connection)
+            return
+        if not readings and not any(name in SYSTEM_TABLES for _, name in reads.tables):
             return
         filters: Mapping[str, Filters | None] = {}
         if writing.query is not None and plain:
             with suppress(ServerError):  # it names what only the transaction has: then all is opened
-                filters = self.plan(self.resolved(writing.query), options=options).filters
+                plan = self.plan(self.resolved(writing.query), options=options, started=started)
+                filters = plan.filters
         views = [r.view for r in readings]
         take_back(connection, views)
         held.callback(take_back, connection, views)
         for reading in readings:
-            snapshot = self._store.snapshot(reading.table.name)
-            self._sources.give(connection, reading.view, snapshot, filters.get(reading.key), None, held)
+            upto = None if cuts is None else cuts.get(reading.table.name, 0)
+            snapshot = self._store.snapshot(reading.table.name, upto)
+            self._sources.give(connection, reading.view, snapshot, filters.get(reading.key), upto, held)
         self.give_system(connection, reads)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tickflight_server.errors import ServerError
 from tickflight_server.query.sources import Opened
+from tickflight_server.query.stopping import interrupt
 
 BATCH_ROWS_MIN = 2048  # the engine's vectors
 
@@ -68,14 +69,6 @@ class Execution:
                 with suppress(duckdb.Error):  # the engine refuses to close a connection on which a thread reads
                     self._connection.close()
             self._held.close()
-
-
-def interrupt(connection: duckdb.DuckDBPyConnection | None) -> None:
-    """Stop what a connection is doing, if anything."""
-    if connection is None:
-        return
-    with suppress(duckdb.Error):  # it is closed already
-        connection.interrupt()
 
 
 def batch_rows_for(schema: pa.Schema, batch_bytes: int) -> int:

@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 from tickflight_server.query.database import find_place, relation, set_now
 from tickflight_server.query.filters import Filter, read_expression
 from tickflight_server.query.statement import Parameters, Reading, Statement, view_name
+from tickflight_server.query.stopping import Stopper
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.schemas import STORED, NumericType
 
@@ -52,6 +53,10 @@ class Prober:
     def close(self) -> None:
         """Let the connection go."""
         self._connection.close()
+
+    def stopper(self) -> Stopper:
+        """Return what stops the search that comes next."""
+        return Stopper(self._connection)
 
     def _register(self, reading: Reading) -> _Probe:
         # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing

@@ -49,9 +49,10 @@ class Options:
 
     @property
     def search_path(self) -> str:
-        """The schemas that a name without one is looked up in, in order, as the engine's setting."""
+        """The schemas that a name without one is looked up in, in order, to stand between quotes in a SET."""
         first = [self.schema, *(s for s in _PATH if s != self.schema)]
-        return ",".join(f'{CATALOG}."{name}"' for name in first)
+        # a schema's name may have any characters
+        return ",".join('{}."{}"'.format(CATALOG, name.replace('"', '""')) for name in first).replace("'", "''")
 
 
 DEFAULTS = Options()
@@ -119,8 +120,14 @@ class Seat:
         with self.taken() as connection:
             self.in_transaction = False
             try:
+                if how == "COMMIT":
+                    # the engine commits an aborted transaction without a word, and rolls it back
+                    connection.execute("SELECT 1").fetchall()
                 connection.execute(how)
             except duckdb.Error as error:
+                if how == "COMMIT":
+                    with suppress(duckdb.Error):
+                        connection.execute("ROLLBACK")
                 raise TransactionError(str(error).strip()) from None
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from tickflight_server.errors import PermissionDeniedError, ServerError
+from tickflight_server.query.allowed import LIKE_FILES
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import MACROS
 from tickflight_server.query.statement import Statement, StatementReader
@@ -37,6 +38,14 @@ SELECT (SELECT md5(coalesce(string_agg(schema_name || view_name || sql, ',' ORDE
 _FUNCTIONS = f"""
 SELECT md5(coalesce(string_agg(function_name || coalesce(macro_definition, ''), ',' ORDER BY function_name), ''))
 FROM duckdb_functions() WHERE {_OURS}
+"""
+_REFUSED_NAMES = f"""
+SELECT name, regexp_matches(name, '{LIKE_FILES}') AS unreadable
+FROM (SELECT table_name AS name, schema_name, database_name FROM duckdb_tables() UNION ALL
+      SELECT view_name, schema_name, database_name FROM duckdb_views())
+WHERE database_name IN ('{CATALOG}', 'temp') AND unreadable
+   OR database_name = '{CATALOG}' AND schema_name = 'workspace' AND list_contains(?, lower(name))
+LIMIT 1
 """
 _MACROS = f"""
 SELECT function_name, function_type FROM duckdb_functions()
@@ -198,16 +207,13 @@ class Workspace:
                 hint="Make tables in schema workspace, or in a schema of your own.",
             )
         taken = [*STORED, *SYSTEM_TABLES, *MACROS]
-        hidden = connection.execute(
-            f"""SELECT name FROM (SELECT table_name AS name, schema_name, database_name FROM duckdb_tables() UNION ALL
-            SELECT view_name, schema_name, database_name FROM duckdb_views())
-            WHERE database_name = '{CATALOG}' AND schema_name = 'workspace' AND list_contains(?, lower(name))""",
-            [taken],
-        ).fetchall()
-        if hidden:
+        for name, unreadable in connection.execute(_REFUSED_NAMES, [taken]).fetchall():
+            if unreadable:  # no query could name it
+                raise PermissionDeniedError(
+                    f"{name[:100]!r} reads like the name of a file.", hint=r"Leave out . / \ : * and ?"
+                )
             raise PermissionDeniedError(
-                f"{hidden[0][0]} is a name of the server's.",
-                hint="Give it another name, or make it in a schema of your own.",
+                f"{name} is a name of the server's.", hint="Give it another name, or make it in a schema of your own."
             )
 
 

@@ -6,7 +6,7 @@ through the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -17,9 +17,9 @@ import pyarrow as pa
 from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, ServerError, TransactionError
 from tickflight_server.query.database import engine_parameters
 from tickflight_server.query.engine import Engine, Started
-from tickflight_server.query.execution import interrupt
 from tickflight_server.query.session import Seat, SqlSession, Transaction
 from tickflight_server.query.statement import Parameters
+from tickflight_server.query.stopping import Stopper
 from tickflight_server.query.travel import CATALOG
 from tickflight_server.query.workspace import Workspace
 from tickflight_server.query.writing import Writing, first_word
@@ -67,9 +67,12 @@ class Writer:
         *,
         session: SqlSession,
         transaction: Transaction | None = None,
+        cuts: Mapping[str, int] | None = None,
         started: Started | None = None,
     ) -> Outcome:
         """Run a statement that is no query, once for each of ``rows`` of values, all or none.
+
+        With ``cuts`` it reads of each stored table the rows with ``seq`` up to the table's.
 
         Raises:
             PermissionDeniedError: it would change what is the server's.
@@ -87,7 +90,9 @@ class Writer:
 
         def opened(connection: duckdb.DuckDBPyConnection, held: ExitStack) -> None:
             plain = len(rows) == 1 and not rows[0]
-            self._engine.open_for(connection, writing, plain=plain, options=session.options, held=held)
+            self._engine.open_for(
+                connection, writing, plain=plain, options=session.options, cuts=cuts, held=held, started=started
+            )
 
         return self._within(session, transaction, writing.temporary, started, opened, run)
 
@@ -132,17 +137,20 @@ class Writer:
                 held.callback(connection.close)
             else:
                 connection = held.enter_context(seat.taken())
-            if started is not None:
-                started(lambda: interrupt(connection))
             try:
                 if seat is not None:
                     connection.execute(f"SET search_path = '{session.options.search_path}'")
                     if transaction is not None:
                         seat.begin()
                 opened(connection, held)
-                if seat is None or not seat.in_transaction:
-                    held.enter_context(_in_transaction(connection))
-                result = run(connection)
+                with ExitStack() as changing:
+                    if seat is None or not seat.in_transaction:
+                        changing.enter_context(_in_transaction(connection))
+                    # ends first: from then on it is done, or taken back, whatever the caller does
+                    stopper = changing.enter_context(Stopper(connection))
+                    if started is not None:
+                        started(stopper)
+                    result = run(connection)
             except Exception as error:
                 raise self._failed(error, seat) from None
             if seat is not None:
@@ -165,7 +173,8 @@ def _run_transaction(sql: str, session: SqlSession, transaction: Transaction | N
         if seat.in_transaction:
             raise TransactionError("TransactionContext Error: cannot start a transaction within a transaction")
         seat.begin()
-    else:
+    # in a transaction of the protocol that has written nothing, there is none of the engine's yet to end
+    elif transaction is None or seat.in_transaction:
         seat.end("COMMIT" if word in ("commit", "end") else "ROLLBACK")
     return Outcome(0)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import duckdb
@@ -92,6 +93,13 @@ class WritingReader:
         """
         verb = self._verb(sql)
         kind = _KINDS.get(verb)
+        if verb == "EXPLAIN":
+            raise UnsupportedError("EXPLAIN of what writes is not offered.", hint="EXPLAIN its query by itself.")
+        if verb == "MULTI":
+            raise UnsupportedError(
+                "the engine makes several statements of this one, which is not offered.",
+                hint="Send them one by one: ADD COLUMN without a DEFAULT, then UPDATE.",
+            )
         if kind is None:
             raise PermissionDeniedError(
                 f"{verb.replace('_', ' ')} is not for users of this server.",
@@ -169,6 +177,9 @@ class WritingReader:
         """Its tables are those whose names are among its words: some of them too many, none too few."""
         if any(w.lower in ("select", "from", "with") for w in words):
             raise UnsupportedError("MERGE with a query in it is not offered.", hint="Put the query into a table first.")
+        source = next((w for before, w in pairwise(words) if before.lower == "using"), None)
+        if source is not None and source.called:
+            raise PermissionDeniedError(f"MERGE … USING {source.text}() is not offered.", hint="Name a table.")
         named = [w.lower.strip('"') for w in words]
         into = named.index("into")
         target = named[into + 1 : into + 4]

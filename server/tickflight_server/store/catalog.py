@@ -33,6 +33,7 @@ from tickflight_server.store.delta_log import (
     sync_version,
     version_files,
     write_metadata,
+    write_version_again,
 )
 from tickflight_server.store.evolution import evolve
 from tickflight_server.store.partition import DAY_US, Part
@@ -89,7 +90,8 @@ class TableCatalog:
     def load(self) -> tuple[PartIndex, int]:
         """Read the newest version; return its parts and the flushed ``seq`` (0 if nothing was flushed).
 
-        A version that was written and not synced is synced: the log may be released up to what this returns. Call it
+        A version that was written and not synced, or synced in vain, is written once more: the log may be released up
+        to what this returns. Call it
         again after a failed commit.
 
         Raises:
@@ -101,7 +103,7 @@ class TableCatalog:
             self._delta = DeltaTable(str(self._folder))
             flushed = self._delta.transaction_version(self._app_id)
             index = self._read_parts(self._delta)
-            sync_version(self._folder, self.version)
+            write_version_again(self._folder, self.version)
         except (DeltaError, OSError, pa.ArrowInvalid) as error:
             raise StorageError(
                 f"cannot read table {self._table.name}: {_first_line(error)}.",

@@ -11,13 +11,14 @@ import os
 import re
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
 from deltalake import DeltaTable, Schema
 
 from tickflight_server.errors import StorageError
-from tickflight_server.store.files import sync_file, sync_folder, write_all
+from tickflight_server.store.files import sync_file, sync_folder, write_again, write_all
 
 FOLDER = "_delta_log"
 _VERSION = re.compile(r"(\d{20})\.json")
@@ -104,14 +105,23 @@ def _is_cut(lines: list[bytes]) -> bool:
 
 def sync_version(table: Path, version: int) -> None:
     """Make a version that delta-rs wrote durable, with its checkpoint if it has one."""
+    _settle(table, version, sync_file)
+
+
+def write_version_again(table: Path, version: int) -> None:
+    """Make a version durable that may have been synced in vain."""
+    _settle(table, version, write_again)
+
+
+def _settle(table: Path, version: int, settle: Callable[[Path], None]) -> None:
     folder = table / FOLDER
     name = f"{version:020d}"
-    sync_file(folder / f"{name}.json")
+    settle(folder / f"{name}.json")
     if (checkpoint := folder / f"{name}.checkpoint.parquet").exists():
         # whoever opens the table next starts from it
-        sync_file(checkpoint)
+        settle(checkpoint)
         if (pointer := folder / "_last_checkpoint").exists():
-            sync_file(pointer)
+            settle(pointer)
     sync_folder(folder)
     sync_folder(table)
     sync_folder(table.parent)

@@ -34,6 +34,24 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+def write_again(path: Path) -> None:
+    """Put a copy of ``path`` on disk in its place, with its time; the name is durable once its folder is synced.
+
+    A sync that succeeds after one that failed says nothing: the system may have dropped what it could not write, and
+    still show it.
+    """
+    data, status = path.read_bytes(), path.stat()
+    beside = path.with_name(f"{path.name}.again")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        write_all(fd, data)
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    beside.replace(path)
+
+
 def make_folder(folder: Path) -> None:
     """Make ``folder`` and what is missing above it, private to their owner, their names durable."""
     if folder.is_dir():

@@ -154,12 +154,17 @@ class WriteAheadLog:
                 yield from self._read_file(file, last=index == len(found) - 1)
             except OSError as error:
                 raise StorageError(f"cannot read the log file {path.name}: {error.strerror}.") from None
-        if found and self._files[-1].size == 0:
-            # a file whose head was torn never held an acknowledged record
-            self._files.pop().path.unlink()
-        self._roll()
-        if self._doubtful:
-            self._write_again()
+        try:
+            if found and self._files[-1].size == 0:
+                # a file whose head was torn never held an acknowledged record
+                self._files.pop().path.unlink()
+            self._roll()
+            if self._doubtful:
+                self._write_again()
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the log: {error.strerror}.", hint="Mend the disk and start again; nothing is lost."
+            ) from None
 
     def _write_again(self) -> None:
         """Write the records that no later one proves to have been on disk once more, then cut them off.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import adbc_driver_flightsql.dbapi
 import duckdb
 import pyarrow as pa
@@ -52,8 +54,10 @@ def test_transactions_exist_and_savepoints_do_not():
     assert answer(8, 562, 563, 564, 573) == {8: 1, 562: 2, 563: True, 564: 1 << 2, 573: False}
 
 
-def test_sql_reads_and_ingest_appends():
-    assert answer(3, 4, 5, 9, 10, 11) == {3: True, 4: True, 5: False, 9: False, 10: True, 11: False}
+def test_limits_are_those_of_the_server():
+    facts = replace(FACTS, statement_length_max=7, statements_max=8, connections_max=9)
+    table = sql_info_table([549, 557, 558], facts)
+    assert table["value"].to_pylist() == [9, 7, 8]
 
 
 def test_default_isolation_is_64_bit_for_jdbc():

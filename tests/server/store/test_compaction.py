@@ -309,6 +309,7 @@ def test_attempts_on_a_disk_that_goes_on_failing_take_nothing_back(
 
     with monkeypatch.context() as patch:
         patch.setattr("tickflight_server.store.catalog.sync_version", fail)
+        patch.setattr("tickflight_server.store.catalog.write_version_again", fail)
         with pytest.raises(StorageError, match="Input/output error"):
             store.keeper.compact()
         patch.setattr(partition_module, "sync_file", fail)

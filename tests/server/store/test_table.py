@@ -144,6 +144,7 @@ def test_a_commit_that_fails_after_it_was_written_is_not_written_again(
     put(table, trades(10), b"p", 1)
     with monkeypatch.context() as patch:
         patch.setattr(delta_log_module, "sync_file", fail)
+        patch.setattr(delta_log_module, "write_again", fail)
         with pytest.raises(StorageError, match="No space left"):
             table.flush()
         assert table.state.flushed_seq == 0

@@ -91,8 +91,9 @@ def test_handle_of_another_user_is_as_good_as_none(ada: ByHand, bob: ByHand) -> 
 
 
 def test_closed_handle_is_gone_for_every_call(ada: ByHand) -> None:
-    handle = ada.prepare("SELECT 1 AS x").prepared_statement_handle
+    handle = ada.prepare("SELECT ?::INT AS x").prepared_statement_handle
     query = CommandPreparedStatementQuery(handle)
+    ada.put(query, values([1]))
     ticket = ada.info(query).endpoints[0].ticket.ticket
     assert ada.act(CLOSE, ActionClosePreparedStatementRequest(handle)) is None
     for call in (ada.info, ada.schema, ada.put):
