@@ -18,7 +18,14 @@ import structlog
 from tickflight.wire.append import AppendAck, AppendBatch, AppendError, AppendResult, DoPutUpdateResult
 from tickflight.wire.commands import AppendStream, CommandStatementIngest, TableDefinitionOptions
 from tickflight.wire.enums import TableExistsOption, TableNotExistOption
-from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, UnsupportedError
+from tickflight_server.errors import (
+    CancelledError,
+    InputError,
+    NotFoundError,
+    PermissionDeniedError,
+    ServerError,
+    UnsupportedError,
+)
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.incoming import checked, chunks, schema_of
 from tickflight_server.flight.sessions import Sessions
@@ -137,12 +144,26 @@ class IngestService:
         target = _target(command, options, asked.session.options.schema)
         schema = schema_of(reader)
 
-        batches = (checked(batch, self._message_bytes_max) for batch in call.received(reader))
-        rows = pa.RecordBatchReader.from_batches(schema, batches)
-        with call.limits():
-            return self._writer.ingest(
-                target, rows, session=asked.session, transaction=asked.transaction, started=call.watch
-            )
+        failures: list[Exception] = []
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                for batch in call.received(reader):
+                    yield checked(batch, self._message_bytes_max)
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        rows = pa.RecordBatchReader.from_batches(schema, batches())
+        try:
+            with call.limits():
+                return self._writer.ingest(
+                    target, rows, session=asked.session, transaction=asked.transaction, started=call.watch
+                )
+        except ServerError as error:
+            if failures and not isinstance(error, CancelledError):
+                raise failures[0] from None  # the engine tells of it with a traceback
+            raise
 
     def _batches(self, reader: Any) -> Iterator[pa.RecordBatch]:
         return (checked(c.data, self._message_bytes_max) for c in chunks(reader) if c.data is not None)

@@ -148,6 +148,13 @@ def test_rows_that_do_not_fit_change_nothing(
     assert count(ada) == 2
 
 
+def test_batch_that_lies_about_its_bytes_is_refused_in_a_few_words(ada: ByHand) -> None:
+    lie = pa.DictionaryArray.from_arrays(pa.array([5]), pa.array(["a"]), safe=False)
+    with refused("INVALID_ARGUMENT", "^the batch is not valid Arrow"):
+        ada.put(command(), pa.record_batch([lie], names=["a"]))
+    assert ada.rows("SELECT table_name FROM duckdb_tables() WHERE table_name = 'taken'") == []
+
+
 def test_no_rows_make_an_empty_table(ada: ByHand) -> None:
     assert ada.put_rows(command(), ROWS.slice(0, 0)) == 0
     assert ada.rows("FROM taken") == []
