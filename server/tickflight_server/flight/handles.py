@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -68,6 +69,14 @@ class Handles(Generic[T]):
             entry.used = now
             self._entries.move_to_end(handle)
             return entry.value
+
+    def sweep(self, gone: Callable[[T], bool] = lambda _: False) -> None:
+        """Forget what is idle, and what is ``gone``."""
+        now = self._clock.monotonic()
+        with self._lock:
+            for handle, entry in list(self._entries.items()):
+                if now - entry.used > self._idle_s or gone(entry.value):
+                    del self._entries[handle]
 
     def find(self, user: str, handle: bytes) -> T | None:
         """Return the value under ``handle``, None if there is none or it is another user's."""

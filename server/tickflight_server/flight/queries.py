@@ -112,6 +112,8 @@ class QueryService:
         limits = {"most": settings.handles_max, "idle_s": settings.handle_idle_s}
         self._planned: Handles[Planned] = Handles("query result", clock, **limits)  # type: ignore[arg-type]
         self._prepared: Handles[Prepared] = Handles("prepared statement", clock, **limits)  # type: ignore[arg-type]
+        # a ticket keeps the files of its scan, a prepared statement its values
+        sessions.sweeps += [self._planned.sweep, self._prepared.sweep]
 
     # --- statements
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -78,6 +78,8 @@ class Sessions:
         self._transactions: Handles[_Open] = Handles(
             "transaction", clock, most=settings.sessions_max, idle_s=settings.session_idle_s
         )
+        self.sweeps: list[Callable[[], None]] = []
+        """What else is to be done now and then."""
         self._stop = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="session-sweep", daemon=True)
         self._sweeper.start()
@@ -100,7 +102,7 @@ class Sessions:
             kept = self._kept.get(key)
             if kept is None and call.cookie:
                 # the first calls of a client that keeps cookies came without one
-                kept = self._kept.pop(call.peer, None)
+                kept = self._kept.pop(call.peer_key, None)
             if kept is None:
                 kept = _Kept(self._engine.session(), now)
             kept.used = now
@@ -159,10 +161,13 @@ class Sessions:
             TransactionError: it cannot be committed; it is rolled back.
         """
         opened = self._transactions.get(call.session.user, transaction_id)
-        self._transactions.remove(call.session.user, transaction_id)
         if opened.transaction.ended:
             raise NotFoundError("the transaction has ended, and was rolled back.", hint="Begin a new one.")
-        opened.session.end(opened.transaction, commit=commit)
+        try:
+            opened.session.end(opened.transaction, commit=commit)
+        finally:
+            if not opened.session.holds(opened.transaction):
+                self._transactions.remove(call.session.user, transaction_id)
 
     # --- options
 
@@ -207,6 +212,8 @@ class Sessions:
         ended: list[SqlSession] = []
         with self._lock:
             for key, kept in list(self._kept.items()):
+                if kept.session.busy:
+                    kept.used = now
                 idle = now - kept.used
                 if idle > self._settings.session_idle_s or (idle > _SWEEP_S and not kept.session.kept):
                     del self._kept[key]
@@ -214,7 +221,16 @@ class Sessions:
         for session in ended:
             session.close()
         for opened in self._transactions.values():
-            written = opened.transaction.seat.in_transaction
-            if written and not opened.transaction.ended and now - opened.used > self._settings.transaction_idle_s:
+            seat = opened.transaction.seat
+            if seat.busy:
+                opened.used = now
+            if (
+                seat.in_transaction
+                and not opened.transaction.ended
+                and now - opened.used > self._settings.transaction_idle_s
+            ):
                 LOG.warning("transaction.idle", seconds=round(now - opened.used))
                 opened.session.end(opened.transaction, commit=False)
+        self._transactions.sweep(lambda opened: opened.transaction.ended)
+        for also in self.sweeps:
+            also()
