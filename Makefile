@@ -28,7 +28,7 @@ test: $(DEV_STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 crash: $(DEV_STAMP)
-	$(BIN)/python -m pytest tests/crash tests/system/test_cancel.py --campaign full $(ARGS)
+	$(BIN)/python -m pytest tests/crash tests/system/test_cancel.py tests/system/test_abandoned.py --campaign full $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

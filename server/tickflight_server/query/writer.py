@@ -132,10 +132,11 @@ class Writer:
                 held.callback(connection.close)
             else:
                 connection = held.enter_context(seat.taken())
-                connection.execute(f"SET search_path = '{session.options.search_path}'")
-                if transaction is not None:
-                    seat.begin()
             try:
+                if seat is not None:
+                    connection.execute(f"SET search_path = '{session.options.search_path}'")
+                if seat is not None and transaction is not None:
+                    seat.begin()
                 opened(connection, held)
                 with ExitStack() as changing:
                     if seat is None or not seat.in_transaction:
@@ -248,7 +249,8 @@ def _ingest(
             connection.execute(sql)
             return _count(connection)
     finally:
-        connection.unregister(_INCOMING)
+        with suppress(duckdb.Error):  # the transaction was aborted, and it goes with it
+            connection.unregister(_INCOMING)
 
 
 def _is_there(connection: duckdb.DuckDBPyConnection, target: Target) -> bool:
