@@ -39,11 +39,15 @@ _HINT = "Log in with user and password, or send 'authorization: Bearer <token>'.
 
 @dataclass
 class Session:
-    """A login: its token, its user, and when it was last used (monotonic seconds)."""
+    """A login: its token, its user, and when it was last used (monotonic seconds).
+
+    ``shared``: the token is of the configuration, and any number of clients have it.
+    """
 
     token: str
     user: str
     used: float
+    shared: bool = False
 
 
 class Authenticator:
@@ -109,7 +113,7 @@ class Authenticator:
                 self._forget(token)
         for name, secret in self._settings.tokens.items():
             if hmac.compare_digest(secret.get_secret_value().encode(), token.encode()):
-                return Session(token, name, self._clock.monotonic())
+                return Session(token, name, self._clock.monotonic(), shared=True)
         if self._settings.anonymous:
             return Session("", ANONYMOUS, self._clock.monotonic())
         raise AuthenticationError("the bearer token is unknown or has ended.", hint="Log in again.")
@@ -212,8 +216,15 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
 
     @property
     def session_key(self) -> str:
-        """What its session is found by: its token, else its cookie, else where it came from."""
-        return self.session.token or self.cookie or self.peer
+        """What its session is found by: the token of its login, else its cookie, else where it came from."""
+        if self.session.token and not self.session.shared:
+            return self.session.token
+        return f"{self.session.user} {self.cookie}" if self.cookie else self.peer_key
+
+    @property
+    def peer_key(self) -> str:
+        """What the session of a client that keeps no cookies is found by."""
+        return f"{self.session.user} {self.peer}"
 
     def hold(self, close: Callable[[], None]) -> None:
         """Run ``close`` when the call has ended, in whatever way."""
@@ -310,7 +321,7 @@ class CallFactory(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         basic = value.lower().startswith("basic ")
         answer = {"authorization": f"Bearer {session.token}"} if basic else {}
         cookie = _cookie(headers)
-        if not session.token and not cookie:
+        if (session.shared or not session.token) and not cookie:
             # a client that keeps cookies is known again by it over any connection
             answer["set-cookie"] = f"{COOKIE}={secrets.token_urlsafe(24)}; HttpOnly"
         return Call(session, answer, _first(headers, SNAPSHOT_HEADER).strip() or None, cookie, self._watcher)

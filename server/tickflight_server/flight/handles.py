@@ -55,17 +55,19 @@ class Handles(Generic[T]):
         self.sweep()
         return handle
 
-    def sweep(self) -> None:
-        """Forget what is unused for long, and what is too many."""
+    def sweep(self, gone: Callable[[T], bool] | None = None) -> None:
+        """Forget what is unused for long, what is too many, and what is ``gone``."""
         now = self._clock.monotonic()
-        gone: list[T] = []
+        ended: list[T] = []
         with self._lock:
             while self._entries:
                 oldest = next(iter(self._entries.values()))
                 if len(self._entries) <= self._most and now - oldest.used <= self._idle_s:
                     break
-                gone.append(self._entries.popitem(last=False)[1].value)
-        for value in gone:
+                ended.append(self._entries.popitem(last=False)[1].value)
+            if gone is not None:
+                ended += [self._entries.pop(h).value for h, e in list(self._entries.items()) if gone(e.value)]
+        for value in ended:
             self._ended(value)
 
     def get(self, user: str, handle: bytes) -> T:

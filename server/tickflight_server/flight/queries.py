@@ -116,6 +116,7 @@ class QueryService:
         self._planned: Handles[Planned] = Handles("query result", clock, **limits)  # type: ignore[arg-type]
         self._fetched: deque[tuple[float, str, bytes]] = deque()
         self._prepared: Handles[Prepared] = Handles("prepared statement", clock, **limits)  # type: ignore[arg-type]
+        # a ticket keeps the files of its scan, a prepared statement its values
         sessions.also_sweep(self._planned.sweep)
         sessions.also_sweep(self._prepared.sweep)
 

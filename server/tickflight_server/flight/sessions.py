@@ -106,7 +106,7 @@ class Sessions:
             kept = self._kept.get(key)
             if kept is None and call.cookie:
                 # the first calls of a client that keeps cookies came without one
-                kept = self._kept.pop(call.peer, None)
+                kept = self._kept.pop(call.peer_key, None)
             if kept is None:
                 kept = _Kept(self._engine.session(), now)
             kept.used = now
@@ -165,10 +165,13 @@ class Sessions:
             TransactionError: it cannot be committed; it is rolled back.
         """
         opened = self._transactions.get(call.session.user, transaction_id)
-        self._transactions.remove(call.session.user, transaction_id)
         if opened.transaction.ended:
             raise NotFoundError("the transaction has ended, and was rolled back.", hint="Begin a new one.")
-        opened.session.end(opened.transaction, commit=commit)
+        try:
+            opened.session.end(opened.transaction, commit=commit)
+        finally:
+            if not opened.session.holds(opened.transaction):
+                self._transactions.remove(call.session.user, transaction_id)
 
     # --- options
 
@@ -215,6 +218,8 @@ class Sessions:
         ended: list[SqlSession] = []
         with self._lock:
             for key, kept in list(self._kept.items()):
+                if kept.session.busy:
+                    kept.used = now
                 idle = now - kept.used
                 if idle > self._settings.session_idle_s or (idle > _SWEEP_S and not kept.session.kept):
                     del self._kept[key]
@@ -222,10 +227,17 @@ class Sessions:
         for session in ended:
             session.close()
         for opened in self._transactions.values():
-            written = opened.transaction.seat.in_transaction
-            if written and not opened.transaction.ended and now - opened.used > self._settings.transaction_idle_s:
+            seat = opened.transaction.seat
+            if seat.busy:
+                opened.used = now
+            if (
+                seat.in_transaction
+                and not opened.transaction.ended
+                and now - opened.used > self._settings.transaction_idle_s
+            ):
                 LOG.warning("transaction.idle", seconds=round(now - opened.used))
                 opened.session.end(opened.transaction, commit=False)
+        self._transactions.sweep(lambda opened: opened.transaction.ended)
 
 
 def _roll_back(opened: _Open) -> None:

@@ -67,7 +67,7 @@ class Connections:
         """Give a prober to the block, on ``seat`` if there is one."""
         if seat is not None:
             with seat.taken() as connection:
-                connection.execute(f"SET search_path = '{options.search_path}'")
+                look_as(connection, options)
                 take_back(connection, _STORED_VIEWS)
                 try:
                     yield Prober(connection, self._numeric)
@@ -124,3 +124,9 @@ def _close_all(probers: LifoQueue[Prober]) -> None:
     with suppress(Empty):
         while True:
             probers.get_nowait().close()
+
+
+def look_as(connection: duckdb.DuckDBPyConnection, options: Options) -> None:
+    """Let a connection that is kept have a session's ``options``, whatever it had before."""
+    connection.execute(f"SET search_path = '{options.search_path}'")
+    connection.execute(f"SET TimeZone = '{options.timezone}'")

@@ -17,9 +17,11 @@ from typing import Protocol
 import duckdb
 
 from tickflight_server.errors import BusyError, InputError, NotFoundError, PermissionDeniedError, TransactionError
+from tickflight_server.query.stopping import interrupt
 from tickflight_server.query.travel import CATALOG
 
 _UNITS_MS: Mapping[str, float] = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_STOP_AGAIN_S = 0.01
 _TIMEOUT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?\s*")
 _PATH = ("workspace", "market", "system")
 _SET = re.compile(
@@ -84,6 +86,7 @@ class Seat:
         self._closed = False
         self.in_transaction = False
         self.has_temporary = False
+        self.busy = False
 
     @contextmanager
     def taken(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -100,8 +103,10 @@ class Seat:
                 raise NotFoundError("the session or transaction has ended.", hint="Begin anew.")
             if self._connection is None:
                 self._connection = self._connect()
+            self.busy = True
             yield self._connection
         finally:
+            self.busy = False
             self._lock.release()
 
     def begin(self) -> None:
@@ -131,18 +136,18 @@ class Seat:
                 raise TransactionError(str(error).strip()) from None
 
     def close(self) -> None:
-        """Roll back what is open, and let go of the connection and its temporary tables."""
-        connection = self._connection
-        if connection is not None:
-            with suppress(duckdb.Error):
-                connection.interrupt()
-        with self._lock:
-            self._closed = True
+        """Stop what runs, roll back what is open, and let go of the connection and its temporary tables."""
+        self._closed = True
+        while not self._lock.acquire(timeout=_STOP_AGAIN_S):
+            interrupt(self._connection)  # again and again: it may have been between two steps
+        try:
             self.in_transaction = False
-            self._connection = None
+            connection, self._connection = self._connection, None
             if connection is not None:
                 with suppress(duckdb.Error):  # closing rolls back
                     connection.close()
+        finally:
+            self._lock.release()
 
 
 class Transaction:
@@ -157,15 +162,17 @@ class Transaction:
         """Commit or roll back what was written in it.
 
         Raises:
+            BusyError: a statement runs in it for too long; it goes on.
             TransactionError: it cannot be committed; it is rolled back.
         """
-        self.ended = True
-        try:
-            if self.seat.in_transaction:
-                self.seat.end("COMMIT" if commit else "ROLLBACK")
-        finally:
-            if self._own:
-                self.seat.close()
+        with self.seat.taken():
+            self.ended = True
+            try:
+                if self.seat.in_transaction:
+                    self.seat.end("COMMIT" if commit else "ROLLBACK")
+            finally:
+                if self._own:
+                    self.seat.close()
 
 
 class SqlSession:
@@ -191,6 +198,11 @@ class SqlSession:
         """Whether anything would be lost if the session ended now."""
         return self.options != DEFAULTS or bool(self._open) or self.home.in_transaction or self.home.has_temporary
 
+    @property
+    def busy(self) -> bool:
+        """Whether a statement runs on a connection of its own."""
+        return self.home.busy or any(t.seat.busy for t in list(self._open))
+
     def begin(self) -> Transaction:
         """Begin a transaction; nothing is asked of the engine before something is written in it."""
         with self._lock:
@@ -206,12 +218,19 @@ class SqlSession:
         Raises:
             TransactionError: it cannot be committed.
         """
+        try:
+            transaction.end(commit=commit)
+        finally:
+            with self._lock:
+                if transaction.ended and transaction in self._open:
+                    self._open.remove(transaction)
+                if transaction.ended and self.transaction is transaction:
+                    self.transaction = None
+
+    def holds(self, transaction: Transaction) -> bool:
+        """Return whether ``transaction`` has not ended."""
         with self._lock:
-            if transaction in self._open:
-                self._open.remove(transaction)
-            if self.transaction is transaction:
-                self.transaction = None
-        transaction.end(commit=commit)
+            return transaction in self._open
 
     def seat(self, transaction: Transaction | None) -> Seat | None:
         """Return the seat that a statement has to run on, None if it may run anywhere."""

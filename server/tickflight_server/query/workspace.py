@@ -6,8 +6,9 @@ schemas are as they were; so no spelling of it can get round the check.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,29 +25,24 @@ from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.travel import CATALOG
 from tickflight_server.schemas import STORED
 
-_OURS = "schema_name IN ('market', 'system') AND database_name = 'tickflight'"
-# what the server's own schemas hold, and what in the users' default schema would hide a name of theirs
-_STATE = f"""
-SELECT (SELECT md5(coalesce(string_agg(schema_name || view_name || sql, ',' ORDER BY schema_name, view_name), ''))
-        FROM duckdb_views() WHERE {_OURS}),
-       (SELECT count(*) FROM duckdb_tables() WHERE {_OURS}),
-       (SELECT count(*) FROM duckdb_sequences() WHERE {_OURS}),
-       (SELECT count(*) FROM duckdb_types() WHERE {_OURS}),
-       (SELECT count(*) FROM duckdb_schemas() WHERE database_name = 'tickflight'
-        AND schema_name IN ('market', 'system', 'workspace'))
+_OURS = ("market", "system", "main")
+# What there is, asked by nothing that a user could have made anew under the same name.
+_STATE: Mapping[str, str] = {
+    "schema": "schema_name, schema_name FROM system.main.duckdb_schemas()",
+    "table": "schema_name, table_name, comment FROM system.main.duckdb_tables()",
+    "view": "schema_name, view_name, sql, comment FROM system.main.duckdb_views()",
+    "sequence": "schema_name, sequence_name FROM system.main.duckdb_sequences()",
+    "type": "schema_name, type_name FROM system.main.duckdb_types()",
+    "function": "schema_name, function_name, macro_definition, comment FROM system.main.duckdb_functions()",
+    "column": "schema_name, table_name, column_name, comment FROM system.main.duckdb_columns()",
+}
+# kinds that take long to list, and words without which no statement changes one
+_SLOW: Mapping[str, tuple[str, ...]] = {"function": ("MACRO", "FUNCTION", "CASCADE"), "column": ("COMMENT",)}
+_ENGINES = """
+SELECT 'function', function_name FROM system.main.duckdb_functions() WHERE database_name = 'system'
+UNION SELECT 'view', view_name FROM system.main.duckdb_views() WHERE database_name = 'system' AND schema_name = 'main'
 """
-_FUNCTIONS = f"""
-SELECT md5(coalesce(string_agg(function_name || coalesce(macro_definition, ''), ',' ORDER BY function_name), ''))
-FROM duckdb_functions() WHERE {_OURS}
-"""
-_REFUSED_NAMES = f"""
-SELECT name, regexp_matches(name, '{LIKE_FILES}') AS unreadable
-FROM (SELECT table_name AS name, schema_name, database_name FROM duckdb_tables() UNION ALL
-      SELECT view_name, schema_name, database_name FROM duckdb_views())
-WHERE database_name IN ('{CATALOG}', 'temp') AND unreadable
-   OR database_name = '{CATALOG}' AND schema_name = 'workspace' AND list_contains(?, lower(name))
-LIMIT 1
-"""
+_State = set[tuple[Any, ...]]
 _MACROS = f"""
 SELECT function_name, function_type FROM duckdb_functions()
 WHERE database_name = '{CATALOG}' AND schema_name NOT IN ('market', 'system') AND function_type LIKE '%macro'
@@ -110,6 +106,9 @@ class Workspace:
         self._calls: dict[str, frozenset[tuple[str, str]]] = {}  # what their views and macros read, by name
         with self.connection() as connection:
             self.refresh(connection)
+            engines = connection.execute(_ENGINES).fetchall()
+        self._functions = frozenset(name.lower() for kind, name in engines if kind == "function").union(MACROS)
+        self._relations = frozenset(name for kind, name in engines if kind == "view").union(STORED, SYSTEM_TABLES)
 
     @contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -198,29 +197,51 @@ class Workspace:
         Raises:
             PermissionDeniedError: they are; the caller rolls back.
         """
-        functions = any(word in sql.upper() for word in ("MACRO", "FUNCTION", "CASCADE"))
-        before = _state(connection, functions)
+        kinds = [kind for kind in _STATE if kind not in _SLOW or any(word in sql.upper() for word in _SLOW[kind])]
+        before = _state(connection, kinds)
         yield
-        if _state(connection, functions) != before:
+        after = _state(connection, kinds)
+        if _servers(after) != _servers(before):
             raise PermissionDeniedError(
-                "schemas market, system and workspace are the server's: they cannot be changed or dropped.",
+                "schemas market, system, main and workspace are the server's: they cannot be changed or dropped.",
                 hint="Make tables in schema workspace, or in a schema of your own.",
             )
-        taken = [*STORED, *SYSTEM_TABLES, *MACROS]
-        for name, unreadable in connection.execute(_REFUSED_NAMES, [taken]).fetchall():
-            if unreadable:  # no query could name it
-                raise PermissionDeniedError(
-                    f"{name[:100]!r} reads like the name of a file.", hint=r"Leave out . / \ : * and ?"
-                )
+        for kind, database, schema, name, *_ in after - before:
+            self._check_name(kind, database, schema, name)
+
+    def _check_name(self, kind: str, database: str, schema: str, name: str) -> None:
+        """Refuse a new object that would be found where one of the server's or the engine's is meant."""
+        if kind in ("table", "view") and re.search(LIKE_FILES, name):  # no query could name it
             raise PermissionDeniedError(
-                f"{name} is a name of the server's.", hint="Give it another name, or make it in a schema of your own."
+                f"{name[:100]!r} reads like the name of a file.", hint=r"Leave out . / \ : * and ?"
             )
+        known = name.lower()
+        if kind == "function":
+            hides = known in self._functions or known in self._relations
+        else:
+            hides = known in self._relations and (database == "temp" or schema == "workspace")
+        if hides or known.startswith("__"):
+            raise PermissionDeniedError(f"{name[:100]} is a name of the server's.", hint="Give it another name.")
 
 
-def _state(connection: duckdb.DuckDBPyConnection, functions: bool) -> tuple[Any, ...]:
+def _state(connection: duckdb.DuckDBPyConnection, kinds: Iterable[str]) -> _State:
     # all is fetched: a connection is busy until then
-    state = connection.execute(_STATE).fetchall()
-    return (*state, *(connection.execute(_FUNCTIONS).fetchall() if functions else ()))
+    return {
+        (kind, *row)
+        for kind in kinds
+        for row in connection.execute(
+            f"SELECT database_name, {_STATE[kind]} WHERE database_name = '{CATALOG}' OR database_name = 'temp'"
+        ).fetchall()
+    }
+
+
+def _servers(state: _State) -> _State:
+    """Return what no user may change."""
+    return {
+        (kind, database, schema, *rest)
+        for kind, database, schema, *rest in state
+        if database == CATALOG and (schema in _OURS or (kind, schema) == ("schema", "workspace"))
+    }
 
 
 def _arrow(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> pa.Schema:

@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, ServerError, TransactionError
+from tickflight_server.query.connections import look_as
 from tickflight_server.query.database import engine_parameters
 from tickflight_server.query.engine import Engine, Started
 from tickflight_server.query.session import Seat, SqlSession, Transaction
@@ -139,7 +140,7 @@ class Writer:
                 connection = held.enter_context(seat.taken())
             try:
                 if seat is not None:
-                    connection.execute(f"SET search_path = '{session.options.search_path}'")
+                    look_as(connection, session.options)
                     if transaction is not None:
                         seat.begin()
                 opened(connection, held)

@@ -168,10 +168,12 @@ class WritingReader:
 
     def _macro(self, sql: str, text: str, temporary: bool) -> Writing:
         """Look through each overload's body: a query after TABLE, else an expression."""
+        tables: set[tuple[str, str]] = set()
         for body in re.split(r",\s*\([^()]*\)\s*AS\b", text, flags=re.IGNORECASE):
             table = re.match(r"\s*TABLE\b", body, re.IGNORECASE)
-            self._reader.read(body[table.end() :] if table else f"SELECT {body}")
-        return Writing("object", "CREATE", sql, _nothing(sql), temporary=temporary, runs=False)
+            tables |= self._reader.read(body[table.end() :] if table else f"SELECT {body}").tables
+        reads = Statement(sql, frozenset(tables), explain=False, probe_sql=sql)
+        return Writing("object", "CREATE", sql, reads, temporary=temporary, runs=False)
 
     def _merge(self, sql: str, words: list[_Word]) -> Writing:
         """Its tables are those whose names are among its words: some of them too many, none too few."""
