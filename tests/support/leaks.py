@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tickflight_server.flight.auth import Call
-from tickflight_server.flight.queries import Planned, Prepared
+from tickflight_server.flight.kept import Planned, Prepared
 from tickflight_server.query.execution import Execution
 from tickflight_server.query.session import Seat, SqlSession, Transaction
 

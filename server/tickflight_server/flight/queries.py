@@ -6,10 +6,8 @@ exactly once, whichever way it comes, and its ticket gives what it gave however 
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import pyarrow as pa
 from pyarrow import flight
@@ -19,9 +17,10 @@ from tickflight.wire.commands import CommandPreparedStatementQuery
 from tickflight.wire.tickets import Query, TicketStatementQuery
 from tickflight_server.clock import Clock
 from tickflight_server.config import QuerySettings
-from tickflight_server.errors import CancelledError, InputError, StatementError
+from tickflight_server.errors import InputError, StatementError
 from tickflight_server.flight.auth import SNAPSHOT_HEADER, Call
 from tickflight_server.flight.handles import Handles
+from tickflight_server.flight.kept import Found, Planned, Prepared, Row, by_name, in_schema, rows_bound
 from tickflight_server.flight.parameters import read_batches, rows_of
 from tickflight_server.flight.sessions import Asked, Sessions
 from tickflight_server.flight.streams import cut_by_bytes, generated, stream
@@ -36,71 +35,6 @@ SHARE_FETCHED_S = 60.0  # a part of a scan can be fetched again for so long
 EMPTY = pa.schema([])
 # what stands for a parameter before values are bound: some functions refuse null, others want a list
 _GUESSES: tuple[object, ...] = (None, 1, [1])
-Row = tuple[object, ...]
-
-
-@dataclass
-class Prepared:
-    """A prepared statement, its parameters and their types, what it runs in, and the rows bound to it last."""
-
-    statement: Statement | Writing
-    parameters: tuple[str, ...]
-    types: pa.Schema
-    asked: Asked
-    rows: list[Row] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class Planned:
-    """A result that waits to be fetched: of a query to be run, or the ``result`` of what was run already.
-
-    ``plan`` is used once, when it is fresh; after that it is made anew. ``share`` is the part of a scan that it is.
-    """
-
-    asked: Asked
-    statement: Statement | None = None
-    plan: Plan | None = None
-    made: float = 0.0
-    share: Share | None = None
-    result: pa.Table | None = None
-    cancelled: bool = False
-    running: set[Call] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def runs(self, call: Call) -> None:
-        """Note that ``call`` runs it, until the call has ended.
-
-        Raises:
-            CancelledError: nothing more is to run.
-        """
-        with self.lock:
-            if self.cancelled:
-                raise CancelledError("the query was cancelled.")
-            self.running.add(call)
-        call.hold(lambda: self.ran(call))
-
-    def ran(self, call: Call) -> None:
-        """Forget ``call``."""
-        with self.lock:
-            self.running.discard(call)
-
-    def cancel(self) -> None:
-        """Stop what runs, and let nothing more run."""
-        with self.lock:
-            self.cancelled = True
-            running = list(self.running)
-        for call in running:
-            call.stop()
-
-
-@dataclass(frozen=True)
-class Found:
-    """The answer to GetFlightInfo: the result's schema, a ticket for each endpoint, and its rows, -1 = unknown."""
-
-    schema: pa.Schema
-    tickets: tuple[bytes, ...]
-    rows: int = -1
-    expires: bool = False
 
 
 class QueryService:
@@ -237,13 +171,13 @@ class QueryService:
         prepared.asked = asked = self._asked_again(call, prepared)
         if isinstance(prepared.statement, Writing):
             outcome = self._write(
-                call, asked, prepared.statement, [_bound(prepared.parameters, r) for r in _rows(prepared)]
+                call, asked, prepared.statement, [by_name(prepared.parameters, r) for r in rows_bound(prepared)]
             )
             return self._keep_result(call, asked, outcome)
         if not prepared.parameters:
             return self._keep_plan(call, asked, prepared.statement)
         # the ticket is the statement's own handle: what is bound until the fetch counts
-        plan = self._plan_bound(call, prepared, _rows(prepared)[0])
+        plan = self._plan_bound(call, prepared, rows_bound(prepared)[0])
         return Found(plan.schema, (CommandPreparedStatementQuery(handle).serialize(),))
 
     def prepared_schema(self, call: Call, handle: bytes) -> pa.Schema:
@@ -254,7 +188,7 @@ class QueryService:
             return self._returned(prepared.statement, asked)
         if prepared.parameters and not prepared.rows:
             return self._guess_schema(call, prepared.statement, prepared.parameters, asked)
-        return self._plan_bound(call, prepared, _rows(prepared)[0]).schema
+        return self._plan_bound(call, prepared, rows_bound(prepared)[0]).schema
 
     def prepared_update(self, call: Call, handle: bytes, batches: list[pa.RecordBatch]) -> int:
         """Run a prepared statement that writes, for each row of values, all or none; return the rows changed."""
@@ -266,7 +200,7 @@ class QueryService:
             prepared.rows = list(rows_of(batches, prepared.parameters, prepared.types))
             if not prepared.rows:
                 return 0
-        rows = [_bound(prepared.parameters, r) for r in _rows(prepared)]
+        rows = [by_name(prepared.parameters, r) for r in rows_bound(prepared)]
         return self._write(call, asked, prepared.statement, rows).rows
 
     def _asked_again(self, call: Call, prepared: Prepared) -> Asked:
@@ -281,7 +215,7 @@ class QueryService:
 
     def _plan_bound(self, call: Call, prepared: Prepared, row: Row) -> Plan:
         assert isinstance(prepared.statement, Statement)
-        return self._plan(call, prepared.statement, _bound(prepared.parameters, row), prepared.asked)
+        return self._plan(call, prepared.statement, by_name(prepared.parameters, row), prepared.asked)
 
     # --- fetching
 
@@ -298,7 +232,7 @@ class QueryService:
         if isinstance(prepared.statement, Writing):
             raise InputError("the prepared statement writes.", hint="Ask for its flight information, which runs it.")
         self._take(call, prepared.asked)
-        rows = _rows(prepared)
+        rows = rows_bound(prepared)
         first = self._plan_bound(call, prepared, rows[0])
         if len(rows) == 1:
             return self._run(call, first, prepared.asked)
@@ -349,7 +283,7 @@ class QueryService:
             rows = list(rows_of(read_batches(ticket.params), names))
             if len(rows) != 1:
                 raise StatementError(f"{len(rows)} rows of parameters were given, one is wanted.", hint="Send one row.")
-            values = _bound(names, rows[0])
+            values = by_name(names, rows[0])
         if isinstance(statement, Writing):
             table = self._write(call, asked, statement, [values]).table
             table = EMPTY.empty_table() if table is None else table
@@ -384,7 +318,7 @@ class QueryService:
                     seat=asked.session.seat(asked.transaction),
                 ) as execution:
                     for batch in execution.batches():
-                        yield from cut_by_bytes(_in_schema(batch, schema), limit)
+                        yield from cut_by_bytes(in_schema(batch, schema), limit)
 
         return generated(schema, batches())
 
@@ -404,26 +338,3 @@ class QueryService:
             NotFoundError: there is no such ticket, or it has ended.
         """
         self._planned.get(call.session.user, handle)
-
-
-def _rows(prepared: Prepared) -> Sequence[Row]:
-    if not prepared.parameters:
-        return [()]
-    if not prepared.rows:
-        raise StatementError(
-            f"no values are bound to {', '.join('$' + n for n in prepared.parameters)}.", hint="Bind a row first."
-        )
-    return prepared.rows
-
-
-def _in_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    try:
-        return batch.cast(schema)
-    except (pa.ArrowException, ValueError):
-        raise StatementError(
-            "the rows of values give results of different types.", hint="Cast the parameters, such as ?::DOUBLE."
-        ) from None
-
-
-def _bound(names: tuple[str, ...], row: Row) -> dict[str, object]:
-    return dict(zip(names, row, strict=True))

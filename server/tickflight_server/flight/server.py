@@ -30,7 +30,8 @@ from tickflight_server.flight.auth import MIDDLEWARE, Authenticator, Call, CallF
 from tickflight_server.flight.catalogs import catalog_table
 from tickflight_server.flight.incoming import checked
 from tickflight_server.flight.ingest import IngestService
-from tickflight_server.flight.queries import Found, QueryService
+from tickflight_server.flight.kept import Found
+from tickflight_server.flight.queries import QueryService
 from tickflight_server.flight.result_schemas import RESULT_SCHEMAS, CatalogCommand, result_schema
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.sqlinfo import SqlInfoFacts

@@ -85,7 +85,8 @@ def test_options_are_the_sessions_own(ada: ByHand, bob: ByHand, closed: FlightHe
     set_options(ada, timezone="Asia/Tokyo")
     assert told(bob) == DEFAULTS
     again = ByHand(closed.address, "token-of-ada")
-    assert told(again)["timezone"] == "Asia/Tokyo", "a session is found by its token"
+    assert told(ada)["timezone"] == "Asia/Tokyo"
+    assert told(again) == DEFAULTS, "a token that is configured is many clients', and each has a session"
     again.close()
 
 
@@ -134,6 +135,7 @@ def test_actions_that_are_listed_are_those_that_are_offered(ada: ByHand) -> None
 
 def test_adbc_sets_and_reads_options(adbc_ada: adbc.Connection, ada: ByHand) -> None:
     adbc_ada.adbc_connection.set_options(**{"adbc.flight.sql.session.option.timezone": "Asia/Tokyo"})
-    assert told(ada)["timezone"] == "Asia/Tokyo"
+    assert adbc_ada.adbc_connection.get_option("adbc.flight.sql.session.option.timezone") == "Asia/Tokyo"
+    assert told(ada)["timezone"] == "UTC", "another client of the same token"
     assert adbc_ada.adbc_current_catalog == "tickflight"
     assert adbc_ada.adbc_current_db_schema == "workspace"
