@@ -110,7 +110,7 @@ class Table:
                 hint="A log file or a table version is missing: restore the folder from a backup.",
             )
         if record.last_seq < self.next_seq:
-            return 0  # written once more by a start that was stopped before it cut the first one off
+            return 0  # in two files: starts used to write it once more into the next one
         try:
             batch = adapt(record.batch(), self.schema.arrow_input(self._options.numeric, memory=True))
         except pa.ArrowException as error:

@@ -54,14 +54,6 @@ class LogFile:
         self.last_seq[record.table] = record.last_seq
 
 
-@dataclass(frozen=True)
-class _Doubtful:
-    """A record of the newest file, at ``offset``, that no later record says was on disk."""
-
-    offset: int
-    record: AppendRecord
-
-
 class _Window:
     """A file as it is read from its beginning to its end: a piece of it in memory, and the record that is asked for.
 
@@ -112,7 +104,7 @@ class WriteAheadLog:
         self._failure: str | None = None
         self._closed = False
         self.bytes_read = 0  # by recover
-        self._doubtful: list[_Doubtful] = []
+        self._doubtful: list[int] = []  # places of the newest file's records that no later one says were on disk
         try:
             make_folder(folder)
         except OSError as error:
@@ -158,26 +150,30 @@ class WriteAheadLog:
             if found and self._files[-1].size == 0:
                 # a file whose head was torn never held an acknowledged record
                 self._files.pop().path.unlink()
-            self._roll()
             if self._doubtful:
                 self._write_again()
+            self._roll()
         except OSError as error:
             raise StorageError(
                 f"cannot write the log: {error.strerror}.", hint="Mend the disk and start again; nothing is lost."
             ) from None
 
     def _write_again(self) -> None:
-        """Write the records that no later one proves to have been on disk once more, then cut them off.
+        """Write what no later record proves to have been on disk once more, in its place.
 
         A sync that succeeds after one that failed says nothing: the system may have dropped what it could not write,
-        and still show it.
+        and still show it. Before the next file begins, since damage is no torn tail any more from then on.
         """
-        old = self._files[-2]
-        proven = self._doubtful[0].offset
-        self.append([d.record for d in self._doubtful])
+        file = self._files[-1]
+        fd = os.open(file.path, os.O_RDWR)
+        try:
+            place = self._doubtful[0]
+            while place < file.size and (piece := os.pread(fd, min(_READ_BYTES, file.size - place), place)):
+                place += os.pwrite(fd, piece, place)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
         self._doubtful = []
-        self._truncate(old.path, proven)
-        old.size = proven
 
     def _read_file(self, file: LogFile, *, last: bool) -> Iterator[AppendRecord]:
         if last:
@@ -208,8 +204,8 @@ class WriteAheadLog:
                 break
             file.covers(record)
             if last:
-                self._doubtful = [d for d in self._doubtful if d.offset >= durable]
-                self._doubtful.append(_Doubtful(offset, record))
+                self._doubtful = [place for place in self._doubtful if place >= durable]
+                self._doubtful.append(offset)
             self.bytes_read += span
             offset += span
             file.size = offset

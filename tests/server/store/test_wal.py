@@ -153,8 +153,7 @@ def test_a_torn_tail_is_cut_off_and_logged(tmp_path: Path) -> None:
         log, found = open_log(tmp_path)
     log.close()
     assert found == records[:2]
-    # the second record was never proven to be on disk: it was written once more, into the next file
-    assert path.stat().st_size == starts[1]
+    assert path.stat().st_size == starts[2]
     assert open_log(tmp_path)[1] == records[:2]
     (event,) = [e for e in events if e["event"] == "log.torn_tail"]
     assert (event["file"], event["offset"]) == (path.name, starts[2])
@@ -178,8 +177,30 @@ def test_damage_in_a_file_that_is_not_the_newest_is_reported(tmp_path: Path) -> 
     log.close()
     path = tmp_path / log_file_name(1)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(LogCorruptError, match=f"{path.name}, offset {starts[0]}"):
+    with pytest.raises(LogCorruptError, match=f"{path.name}, offset {starts[1]}"):
         open_log(tmp_path)
+
+
+def test_what_no_record_proves_is_written_once_more_before_the_next_file_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync that failed before may have lost it, and from then on damage would be no torn tail."""
+    records, starts, _ = write_log(tmp_path, [[10], [10]])
+    path = tmp_path / log_file_name(1)
+    before, written = path.read_bytes(), []
+    pwrite = os.pwrite
+
+    def note(fd: int, data: bytes, place: int) -> int:
+        written.append((place, data))
+        assert not (tmp_path / log_file_name(2)).exists()
+        return pwrite(fd, data, place)
+
+    monkeypatch.setattr(os, "pwrite", note)
+    log, found = open_log(tmp_path)
+    log.close()
+    assert found == records
+    assert written == [(starts[1], before[starts[1] :])]
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("head", [b"", b"TFLOG", bytes(40)], ids=["empty", "short", "zeros"])
@@ -371,8 +392,7 @@ def test_the_file_in_use_is_never_released(tmp_path: Path) -> None:
     assert len(found) == 2
     assert log.release({"trades": 2}) == 1
     log.close()
-    # the last record was written once more by that start
-    assert [r.first_seq for r in open_log(tmp_path)[1]] == [2]
+    assert open_log(tmp_path)[1] == []
 
 
 def test_log_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
