@@ -51,6 +51,7 @@ class QueryService:
         self._fetched: deque[tuple[float, str, bytes]] = deque()
         self._prepared: Handles[Prepared] = Handles("prepared statement", clock, **limits)  # type: ignore[arg-type]
         # a ticket keeps the files of its scan, a prepared statement its values
+        sessions.also_sweep(self._forget_fetched)
         sessions.also_sweep(self._planned.sweep)
         sessions.also_sweep(self._prepared.sweep)
 
@@ -58,7 +59,6 @@ class QueryService:
 
     def info(self, call: Call, sql: str, transaction_id: bytes | None) -> Found:
         """Plan a query, or run what writes; return the result's schema and its tickets."""
-        self._forget_fetched()
         asked = self._sessions.asked(call, transaction_id)
         statement = self._engine.read(sql)
         if isinstance(statement, Writing):

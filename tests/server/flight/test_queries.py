@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pytest
+from flight_peer import Clocked
 from pyarrow import flight
 
 from tickflight.wire.actions import (
@@ -386,3 +388,32 @@ def test_transactions_of_the_dbapi_begin_and_end_without_a_warning(transactional
             cursor.execute("SELECT count(*) FROM trades")
             assert cursor.fetchone() == (300_000,)
             end()
+
+
+def test_part_of_a_scan_that_was_read_can_be_read_again_for_a_minute(
+    tmp_path: Path, make_trades: Callable[..., pa.RecordBatch], until: Callable[..., None]
+) -> None:
+    """After it, the server holds its rows no longer; parts that nobody has read stay."""
+    running = Clocked(tmp_path / "lake", query={"share_rows": 10})
+    try:
+        for symbol in ("A", "B"):
+            running.store.append("trades", make_trades(20, symbol)).result()
+        with flight.FlightClient(running.address) as client:
+            info = client.get_flight_info(
+                flight.FlightDescriptor.for_command(CommandStatementQuery("SELECT symbol FROM trades").serialize())
+            )
+            read, unread = (e.ticket for e in info.endpoints)
+            assert [client.do_get(read).read_all().num_rows for _ in range(2)] == [20, 20]
+            running.clock.us += 61_000_000
+
+            def is_gone() -> bool:
+                try:
+                    client.do_get(read).read_all()
+                except pa.ArrowKeyError:
+                    return True
+                return False
+
+            until(is_gone)
+            assert client.do_get(unread).read_all().num_rows == 20
+    finally:
+        running.stop()
