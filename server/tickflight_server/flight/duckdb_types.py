@@ -13,6 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from tickflight.wire.enums import Nullable, Searchable, XdbcDataType, XdbcDatetimeSubcode
+from tickflight_server.query.travel import quoted
 
 UNKNOWN: Final = "VARCHAR"
 """Name for an Arrow type that DuckDB does not take: what a client can always read it as."""
@@ -79,7 +80,7 @@ def type_name(arrow_type: pa.DataType) -> str:
 
 def _quoted(name: str) -> str:
     plain = name.isidentifier() and name.isascii() and name == name.lower()
-    return name if plain else '"' + name.replace('"', '""') + '"'
+    return name if plain else quoted(name)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from tickflight_server.errors import StatementError
 from tickflight_server.flight.duckdb_types import UNKNOWN, type_name
+from tickflight_server.query.travel import quoted
 from tickflight_server.query.values import TypedValue
 
 _PER_SECOND: Final[Mapping[str, int]] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -291,7 +292,7 @@ def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_struct(kind):
         if not kind.num_fields:
             raise _UnfitError("SQL has no struct without fields")
-        fields = ('"{}" {}'.format(f.name.replace('"', '""'), _sql_type(f.type)) for f in kind)
+        fields = (f"{quoted(f.name)} {_sql_type(f.type)}" for f in kind)
         return f"STRUCT({', '.join(fields)})"
     if pa.types.is_map(kind):
         return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"

@@ -94,11 +94,6 @@ class Engine:
         """DuckDB's version."""
         return str(duckdb.__version__)
 
-    @property
-    def settings(self) -> QuerySettings:
-        """The limits."""
-        return self._settings
-
     def tables(self) -> Iterator[tuple[str, str, str, pa.Schema]]:
         """Yield schema, name, comment and Arrow schema of every table of the server's own."""
         for name, table in STORED.items():

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tickflight_server.query import parameter_probes as probing
 from tickflight_server.query.binding import UNKNOWN, Bound, arrow_schema, bind, parse, unparse
 from tickflight_server.query.parameter_probes import Node, Probe
-from tickflight_server.query.travel import walk
+from tickflight_server.query.travel import quoted, walk
 
 UNTOLD = pa.string()
 """The type of a parameter of which nothing is known."""
@@ -167,8 +167,8 @@ class _Search:
             names = [item.get("alias") or item.get("column_names", [""])[-1] for item in _selected(insert)]
         else:
             names = list(insert["columns"])
-        table = ".".join(_quoted(part) for part in insert["qualified_name"]["path"])
-        return bind(self._connection, f"SELECT {', '.join(map(_quoted, names)) or '*'} FROM {table}")
+        table = quoted(*map(str, insert["qualified_name"]["path"]))
+        return bind(self._connection, f"SELECT {', '.join(map(quoted, map(str, names))) or '*'} FROM {table}")
 
     def _probes(self, name: str) -> list[list[Probe]]:
         """Return what to try at each place where the parameter stands."""
@@ -243,10 +243,6 @@ class _Search:
 def _selected(insert: Node) -> list[Node]:
     node = insert["select_statement"]["node"]
     return list(node["select_list"]) if node.get("type") == "SELECT_NODE" else []
-
-
-def _quoted(name: str) -> str:
-    return '"' + str(name).replace('"', '""') + '"'
 
 
 def _open(types: Mapping[str, str]) -> bool:

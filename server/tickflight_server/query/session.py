@@ -18,7 +18,7 @@ import duckdb
 
 from tickflight_server.errors import BusyError, InputError, NotFoundError, PermissionDeniedError, TransactionError
 from tickflight_server.query.stopping import interrupt
-from tickflight_server.query.travel import CATALOG
+from tickflight_server.query.travel import CATALOG, quoted
 
 _UNITS_MS: Mapping[str, float] = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _STOP_AGAIN_S = 0.01
@@ -54,7 +54,7 @@ class Options:
         """The schemas that a name without one is looked up in, in order, to stand between quotes in a SET."""
         first = [self.schema, *(s for s in _PATH if s != self.schema)]
         # a schema's name may have any characters
-        return ",".join('{}."{}"'.format(CATALOG, name.replace('"', '""')) for name in first).replace("'", "''")
+        return ",".join(quoted(CATALOG, name) for name in first).replace("'", "''")
 
 
 DEFAULTS = Options()
@@ -310,7 +310,7 @@ class SqlSession:
         if names[0] == CATALOG and len(names) == 2:
             names = names[1:]
         if names == [CATALOG]:
-            names = [Options().schema]
+            names = [DEFAULTS.schema]
         self.set_option("schema", ".".join(names), known)
 
 
@@ -322,7 +322,7 @@ def _plain(text: str) -> str:
 def _changed(now: Options, option: str, value: object, known: Known) -> Options:
     if value is None or value == "":
         field = "timeout_ms" if option == "statement_timeout" else option
-        return replace(now, **{field: getattr(Options(), field)})
+        return replace(now, **{field: getattr(DEFAULTS, field)})
     if option == "statement_timeout":
         return replace(now, timeout_ms=_milliseconds(value))
     if not isinstance(value, str):

@@ -137,14 +137,15 @@ def rewrite(sql: str, tree: Any, references: Sequence[tuple[Mapping[str, Any], T
 def _reference(node: Mapping[str, Any], view: str, before: str) -> str:
     """Return the reference to ``view`` under the name that ``node`` has, of the length and lines of ``before``."""
     alias = node.get("alias") or node["table_name"]
-    columns = ", ".join(map(_quoted, node.get("column_name_alias") or ()))
-    text = f"{view} AS {_quoted(str(alias))}" + (f"({columns})" if columns else "")
+    columns = ", ".join(map(quoted, node.get("column_name_alias") or ()))
+    text = f"{view} AS {quoted(str(alias))}" + (f"({columns})" if columns else "")
     lines = max(0, before.count("\n") - text.count("\n"))
     return text + " " * (len(before.encode()) - len(text.encode()) - lines) + "\n" * lines
 
 
-def _quoted(name: str) -> str:
-    return '"{}"'.format(name.replace('"', '""'))
+def quoted(*names: str) -> str:
+    """Return a name as SQL writes it whatever is in it, or several as a path."""
+    return ".".join('"{}"'.format(name.replace('"', '""')) for name in names)
 
 
 def check_same(before: Any, after: Any, views: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import MACROS
 from tickflight_server.query.statement import Statement, StatementReader
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
-from tickflight_server.query.travel import CATALOG
+from tickflight_server.query.travel import CATALOG, quoted
 from tickflight_server.schemas import STORED
 
 _OURS = ("market", "system", "main")
@@ -245,9 +245,8 @@ def _servers(state: _State) -> _State:
 
 
 def _arrow(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> pa.Schema:
-    quoted = ".".join('"{}"'.format(part.replace('"', '""')) for part in (CATALOG, schema, name))
     try:
-        return connection.sql(f"SELECT * FROM {quoted} LIMIT 0").to_arrow_reader(1).schema
+        return connection.sql(f"SELECT * FROM {quoted(CATALOG, schema, name)} LIMIT 0").to_arrow_reader(1).schema
     except duckdb.Error:
         return pa.schema([])
 

@@ -21,7 +21,7 @@ from tickflight_server.query.engine import Engine, Started
 from tickflight_server.query.session import Seat, SqlSession, Transaction
 from tickflight_server.query.statement import Parameters
 from tickflight_server.query.stopping import Stopper
-from tickflight_server.query.travel import CATALOG
+from tickflight_server.query.travel import CATALOG, quoted
 from tickflight_server.query.workspace import Workspace
 from tickflight_server.query.writing import Writing, first_word
 
@@ -51,7 +51,7 @@ class Target:
     def path(self) -> str:
         """The table's full name, quoted."""
         place = ("temp", "main") if self.temporary else (CATALOG, self.schema)
-        return ".".join('"{}"'.format(part.replace('"', '""')) for part in (*place, self.name))
+        return quoted(*place, self.name)
 
 
 class Writer:
@@ -246,7 +246,7 @@ def _ingest(
     connection.register(_INCOMING, rows)
     try:
         if there and target.if_there == "append":
-            names = ", ".join('"{}"'.format(n.replace('"', '""')) for n in rows.schema.names)
+            names = ", ".join(map(quoted, rows.schema.names))
             connection.execute(f"INSERT INTO {target.path} ({names}) SELECT * FROM temp.main.{_INCOMING}")
             return _count(connection)
         verb = "CREATE OR REPLACE" if there else "CREATE"
