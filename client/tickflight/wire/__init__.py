@@ -5,6 +5,7 @@
     tickets    Ticket.ticket                     parse_ticket
     actions    Action.body and Result.body       parse_action_request, parse_action_result
     append     app_metadata of batches and put results
+    streams    tails, replays, live queries, and their marks
     flight     parts of the above that belong to Flight itself
     enums      numbers with names
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from tickflight.wire.codec import FLIGHT_SQL, TICKFLIGHT, Message, Wrapped, parse_wrapped
 from tickflight.wire.enums import TableExistsOption, TableNotExistOption
+from tickflight.wire.streams import Live, Replay, Tail
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,9 @@ Command = (
     | CommandPreparedStatementUpdate
     | CommandStatementIngest
     | AppendStream
+    | Tail
+    | Replay
+    | Live
 )
 
 COMMANDS: Final[Mapping[str, type[Command]]] = {
@@ -213,6 +217,9 @@ COMMANDS: Final[Mapping[str, type[Command]]] = {
     "type.googleapis.com/arrow.flight.protocol.sql.CommandPreparedStatementUpdate": CommandPreparedStatementUpdate,
     "type.googleapis.com/arrow.flight.protocol.sql.CommandStatementIngest": CommandStatementIngest,
     "type.googleapis.com/tickflight.v1.AppendStream": AppendStream,
+    "type.googleapis.com/tickflight.v1.Tail": Tail,
+    "type.googleapis.com/tickflight.v1.Replay": Replay,
+    "type.googleapis.com/tickflight.v1.Live": Live,
 }
 
 

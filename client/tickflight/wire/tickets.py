@@ -24,6 +24,7 @@ from tickflight.wire.commands import (
     CommandGetXdbcTypeInfo,
     CommandPreparedStatementQuery,
 )
+from tickflight.wire.streams import Live, Replay, Tail
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Query(Wrapped, package=TICKFLIGHT):
 Ticket = (
     TicketStatementQuery
     | Query
+    | Tail
+    | Replay
+    | Live
     | CommandPreparedStatementQuery
     | CommandGetSqlInfo
     | CommandGetXdbcTypeInfo
@@ -60,6 +64,9 @@ Ticket = (
 TICKETS: Final[Mapping[str, type[Ticket]]] = {
     "type.googleapis.com/arrow.flight.protocol.sql.TicketStatementQuery": TicketStatementQuery,
     "type.googleapis.com/tickflight.v1.Query": Query,
+    "type.googleapis.com/tickflight.v1.Tail": Tail,
+    "type.googleapis.com/tickflight.v1.Replay": Replay,
+    "type.googleapis.com/tickflight.v1.Live": Live,
     "type.googleapis.com/arrow.flight.protocol.sql.CommandPreparedStatementQuery": CommandPreparedStatementQuery,
     "type.googleapis.com/arrow.flight.protocol.sql.CommandGetSqlInfo": CommandGetSqlInfo,
     "type.googleapis.com/arrow.flight.protocol.sql.CommandGetXdbcTypeInfo": CommandGetXdbcTypeInfo,

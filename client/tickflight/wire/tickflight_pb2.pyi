@@ -156,3 +156,87 @@ class HealthResult(_message.Message):
     state: str
     components: _containers.RepeatedCompositeFieldContainer[HealthComponent]
     def __init__(self, state: _Optional[str] = ..., components: _Optional[_Iterable[_Union[HealthComponent, _Mapping]]] = ...) -> None: ...
+
+class Selection(_message.Message):
+    __slots__ = ("table", "exchanges", "symbols", "columns", "where")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGES_FIELD_NUMBER: _ClassVar[int]
+    SYMBOLS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    exchanges: _containers.RepeatedScalarFieldContainer[str]
+    symbols: _containers.RepeatedScalarFieldContainer[str]
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    where: str
+    def __init__(self, table: _Optional[str] = ..., exchanges: _Optional[_Iterable[str]] = ..., symbols: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[str]] = ..., where: _Optional[str] = ...) -> None: ...
+
+class Tail(_message.Message):
+    __slots__ = ("selection", "after_seq", "resume", "since_us", "on_lag", "lag_rows_max")
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    ON_LAG_FIELD_NUMBER: _ClassVar[int]
+    LAG_ROWS_MAX_FIELD_NUMBER: _ClassVar[int]
+    selection: Selection
+    after_seq: int
+    resume: bytes
+    since_us: int
+    on_lag: str
+    lag_rows_max: int
+    def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ..., after_seq: _Optional[int] = ..., resume: _Optional[bytes] = ..., since_us: _Optional[int] = ..., on_lag: _Optional[str] = ..., lag_rows_max: _Optional[int] = ...) -> None: ...
+
+class TailMark(_message.Message):
+    __slots__ = ("resume", "seq", "newest_seq", "durable_us", "skipped_first", "skipped_last", "skipped_why", "ended")
+    RESUME_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_SEQ_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_US_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIRST_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_LAST_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_WHY_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    resume: bytes
+    seq: int
+    newest_seq: int
+    durable_us: int
+    skipped_first: int
+    skipped_last: int
+    skipped_why: str
+    ended: str
+    def __init__(self, resume: _Optional[bytes] = ..., seq: _Optional[int] = ..., newest_seq: _Optional[int] = ..., durable_us: _Optional[int] = ..., skipped_first: _Optional[int] = ..., skipped_last: _Optional[int] = ..., skipped_why: _Optional[str] = ..., ended: _Optional[str] = ...) -> None: ...
+
+class Replay(_message.Message):
+    __slots__ = ("selection", "start_us", "end_us")
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    START_US_FIELD_NUMBER: _ClassVar[int]
+    END_US_FIELD_NUMBER: _ClassVar[int]
+    selection: Selection
+    start_us: int
+    end_us: int
+    def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ..., start_us: _Optional[int] = ..., end_us: _Optional[int] = ...) -> None: ...
+
+class Live(_message.Message):
+    __slots__ = ("sql", "params", "every_ms")
+    SQL_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_FIELD_NUMBER: _ClassVar[int]
+    EVERY_MS_FIELD_NUMBER: _ClassVar[int]
+    sql: str
+    params: bytes
+    every_ms: int
+    def __init__(self, sql: _Optional[str] = ..., params: _Optional[bytes] = ..., every_ms: _Optional[int] = ...) -> None: ...
+
+class LiveMark(_message.Message):
+    __slots__ = ("update", "last", "mode", "reason", "asked_us")
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ASKED_US_FIELD_NUMBER: _ClassVar[int]
+    update: int
+    last: bool
+    mode: str
+    reason: str
+    asked_us: int
+    def __init__(self, update: _Optional[int] = ..., last: bool = ..., mode: _Optional[str] = ..., reason: _Optional[str] = ..., asked_us: _Optional[int] = ...) -> None: ...

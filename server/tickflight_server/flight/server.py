@@ -19,7 +19,7 @@ from tickflight.wire import commands as c
 from tickflight.wire.actions import ACTIONS, parse_action_request
 from tickflight.wire.append import DoPutPreparedStatementResult, DoPutUpdateResult
 from tickflight.wire.codec import Message
-from tickflight.wire.tickets import Query, TicketStatementQuery, parse_ticket
+from tickflight.wire.tickets import Query, Ticket, TicketStatementQuery, parse_ticket
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import Settings
 from tickflight_server.errors import ConfigError, UnsupportedError
@@ -88,6 +88,12 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             c.CommandStatementQuery: lambda call, m: queries.schema(call, m.query, m.transaction_id),
             c.CommandPreparedStatementQuery: lambda call, m: queries.prepared_schema(call, m.prepared_statement_handle),
             **dict.fromkeys(RESULT_SCHEMAS, lambda _, m: result_schema(m)),
+        }
+        self._gets: Mapping[type[Ticket], Callable[[Call, Any], flight.FlightDataStream]] = {
+            TicketStatementQuery: queries.fetch,
+            Query: queries.fetch,
+            c.CommandPreparedStatementQuery: queries.fetch,
+            **dict.fromkeys(RESULT_SCHEMAS, lambda _, m: flight.RecordBatchStream(self._catalog(m))),
         }
         self._puts: Mapping[type[c.Command], Callable[[Call, Any, Any, Any], None]] = {
             c.AppendStream: lambda _, m, reader, writer: self._ingest.append_stream(m, reader, writer),
@@ -170,9 +176,10 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         """Answer DoGet: run the query of a ticket, or make a catalog's table."""
         with status.mapped_errors():
             parsed = parse_ticket(ticket.ticket)
-            if isinstance(parsed, TicketStatementQuery | Query | c.CommandPreparedStatementQuery):
-                return self._queries.fetch(self._call(context), parsed)
-            return flight.RecordBatchStream(self._catalog(parsed))
+            handler = self._gets.get(type(parsed))
+            if handler is None:
+                raise UnsupportedError(f"{type(parsed).__name__} is not offered here.", hint=_OFFERED)
+            return handler(self._call(context), parsed)
 
     def _catalog(self, command: CatalogCommand) -> pa.Table:
         if isinstance(command, c.CommandGetSqlInfo | c.CommandGetXdbcTypeInfo | c.CommandGetTableTypes):

@@ -30,6 +30,7 @@ from tickflight.wire import (
     flight_pb2,
     flight_sql_pb2,
     pool,
+    streams,
     tickets,
     tickflight_pb2,
 )
@@ -38,7 +39,7 @@ from tickflight.wire.commands import CommandGetTables, CommandStatementQuery
 from tickflight.wire.tickets import Query
 
 FILES = (flight_sql_pb2, flight_pb2, tickflight_pb2)
-MODULES = (commands, tickets, actions, append, flight)
+MODULES = (commands, tickets, actions, append, flight, streams)
 ALL_MESSAGES = sorted(
     {
         value
