@@ -187,6 +187,7 @@ class Committer:
             for item in group:
                 record = item.record
                 item.table.publish(record.first_seq, item.batch, record.producer, record.sequence)
+            self._tell(group)
         except Exception as error:  # whatever it is, nobody may be told that the rows are durable
             LOG.error("log.commit_failed", error=repr(error), batches=len(group))
             failure = error if isinstance(error, LogClosedError) else _unexpected(error)
@@ -204,6 +205,15 @@ class Committer:
         self._metrics.add("log_commits")
         self._metrics.add("log_commit_seconds", self._clock.monotonic() - started)
         self._metrics.add("rows_appended", sum(i.record.rows for i in group))
+
+    def _tell(self, group: list[Pending]) -> None:
+        """Let those who follow a table know, once for all that came with one sync."""
+        first: dict[Table, int] = {}
+        for item in group:
+            first.setdefault(item.table, item.record.first_seq)
+        now_us = self._clock.now_us()
+        for table, seq in first.items():
+            table.arrivals.tell(seq, table.state.last_seq, now_us)
 
 
 def _unexpected(error: Exception) -> LogClosedError:

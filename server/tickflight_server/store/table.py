@@ -18,6 +18,7 @@ import pyarrow as pa
 from tickflight_server.errors import LogCorruptError, StorageError
 from tickflight_server.metrics import Metrics
 from tickflight_server.schemas import NumericType, TableSchema
+from tickflight_server.store.arrivals import Arrivals
 from tickflight_server.store.catalog import TableCatalog
 from tickflight_server.store.evolution import adapt
 from tickflight_server.store.flushing import FlushPolicy, Reason, Waiting
@@ -65,6 +66,7 @@ class Table:
         self._lock = threading.Lock()
         self._commit_lock = threading.RLock()  # one commit to the table at a time
         self._state = TableState()
+        self.arrivals = Arrivals()
         self._waiting = Waiting(self._memory_schema)  # rows up to the state's target that are in no part
         self._bound_times: dict[int, float] = {}
         self.producers = ProducerMarks(self.catalog.producer_sequence)
