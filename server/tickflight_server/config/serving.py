@@ -31,6 +31,10 @@ class QuerySettings(Section):
         1_000_000, ge=1, description="rows of each endpoint when a plain scan is answered with several"
     )
     shares_max: int = Field(16, ge=1, le=1024, description="endpoints of one answer; 1 never splits")
+    ordered_window_rows: int = Field(
+        500_000, ge=1, description="rows that a scan in an order (tail, replay) sorts at once, about"
+    )
+    ordered_window_mb: int = Field(64, ge=1, description="their size, about, where rows are long")
     sessions_max: int = Field(10_000, ge=1, description="sessions with options, transactions or temporary tables")
     session_idle_s: float = Field(3600.0, gt=0, description="an unused session ends after it, and rolls back")
     transaction_idle_s: float = Field(600.0, gt=0, description="an unused transaction that has written is rolled back")

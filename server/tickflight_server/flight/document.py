@@ -107,6 +107,13 @@ SERVED: Final = (
         "ADBC when it connects (8) and GetInfo; JDBC getMetaData and ODBC (all codes, once); polars (0, 1, 2)",
     ),
     Served(
+        "GetFlightInfo, GetSchema",
+        "Replay",
+        ("ReplayService.info", "ReplayService.schema"),
+        "any client that wants stored rows in order of time; the ticket is the command",
+        "a condition that is more than one, a column that is not there (INVALID_ARGUMENT)",
+    ),
+    Served(
         "DoGet",
         "TicketStatementQuery",
         ("QueryService.fetch",),
@@ -126,6 +133,13 @@ SERVED: Final = (
         ("QueryService.fetch",),
         "the client of this repository: a statement in one round trip",
         "more than one row of parameters (INVALID_ARGUMENT)",
+    ),
+    Served(
+        "DoGet",
+        "Replay",
+        ("ReplayService.fetch",),
+        "the client's replay, one call a table",
+        "a snapshot that has ended, at the start or on the way (NOT_FOUND)",
     ),
     Served(
         "DoGet",

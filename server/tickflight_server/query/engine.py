@@ -76,8 +76,8 @@ class Engine:
         clock: Clock | None = None,
         workspace: Path | None = None,
     ) -> None:
-        self._store = store
-        self._settings = settings
+        self.store = self._store = store
+        self.settings = self._settings = settings
         self._clock = clock or SystemClock()
         self.feeds = feeds or FeedBoard(self._clock)
         # a server works in its data folder, so that an error of the engine in the middle of a stream, which nobody
