@@ -24,7 +24,8 @@ from tickflight_server.flight.kept import Found, Planned, Prepared, Row, by_name
 from tickflight_server.flight.parameters import read_batches, rows_of
 from tickflight_server.flight.sessions import Asked, Sessions
 from tickflight_server.flight.streams import cut_by_bytes, generated, stream
-from tickflight_server.query.engine import Engine, Plan
+from tickflight_server.query.engine import Engine
+from tickflight_server.query.plan import Plan
 from tickflight_server.query.shares import Share
 from tickflight_server.query.statement import Statement
 from tickflight_server.query.writer import Outcome, Writer

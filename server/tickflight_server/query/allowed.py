@@ -12,7 +12,9 @@ from typing import Any
 
 from tickflight_server.errors import PermissionDeniedError, UnsupportedError
 from tickflight_server.query import travel
-from tickflight_server.query.travel import CATALOG, Travel, walk
+from tickflight_server.query.own_functions import OwnCall, read_call
+from tickflight_server.query.travel import Travel
+from tickflight_server.query.trees import CATALOG, walk
 
 # Table functions that make rows of nothing or of their arguments, or tell about the catalog; none reads a file.
 TABLE_FUNCTIONS = frozenset(
@@ -51,6 +53,7 @@ class Found:
     returning: bool = False
     system: list[int] = field(default_factory=list)
     versions: list[tuple[dict[str, Any], Travel]] = field(default_factory=list)
+    owns: list[tuple[dict[str, Any], OwnCall]] = field(default_factory=list)
 
 
 def look(tree: Any, macros: Collection[str] = (), *, writing: bool = False) -> Found:
@@ -97,6 +100,10 @@ def _check(node: dict[str, Any], found: Found, macros: Collection[str], writing:
     elif kind == "SHOW_REF" and node.get("table_name") and node.get("show_type") != "SHOW_SPECIAL":
         found.tables.add((str(node.get("schema_name", "")).lower(), str(node["table_name"]).strip('"').lower()))
     elif kind == "TABLE_FUNCTION":
+        own = read_call(node)
+        if own is not None:
+            found.owns.append((node, own))
+            return
         function = str(node["function"].get("function_name", "")).lower()
         found.functions.add(function)
         if function not in TABLE_FUNCTIONS and function not in macros:
