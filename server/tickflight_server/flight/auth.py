@@ -240,6 +240,11 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         if first:
             self._watcher.add(self)
 
+    def restart(self, limit_s: float) -> None:
+        """Count the time limit from now on: of a stream without an end, each step has one of its own; 0 is none."""
+        with self._lock:
+            self._began, self.limit_s = time.monotonic(), limit_s
+
     def look(self) -> None:
         """Cancel what there is to cancel, if the caller is gone or time is over; for the watcher."""
         with self._lock:

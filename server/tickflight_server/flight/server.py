@@ -31,6 +31,7 @@ from tickflight_server.flight.catalogs import catalog_table
 from tickflight_server.flight.incoming import checked
 from tickflight_server.flight.ingest import IngestService
 from tickflight_server.flight.kept import Found
+from tickflight_server.flight.open_streams import OpenStreams
 from tickflight_server.flight.queries import QueryService
 from tickflight_server.flight.result_schemas import RESULT_SCHEMAS, CatalogCommand, result_schema
 from tickflight_server.flight.sessions import Sessions
@@ -60,6 +61,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         self._handle_idle_s = settings.query.handle_idle_s
         authenticator = Authenticator(settings.auth, clock)
         self._sessions = Sessions(engine, store.pins, settings.query, clock)
+        self._streams = OpenStreams(settings.query.streams_max)
         self._queries = QueryService(engine, self._sessions, settings.query, clock)
         self._ingest = IngestService(store, engine, self._sessions, settings.flight.message_bytes_max)
         self._tables = Tables(engine)
@@ -144,6 +146,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """End the server and all sessions."""
+        self._streams.close()  # gRPC waits for calls to end, and these would not
         super().shutdown()
         self._sessions.close()
 
