@@ -107,6 +107,13 @@ SERVED: Final = (
         "ADBC when it connects (8) and GetInfo; JDBC getMetaData and ODBC (all codes, once); polars (0, 1, 2)",
     ),
     Served(
+        "GetFlightInfo, GetSchema",
+        "Live",
+        ("LiveService.info", "LiveService.schema"),
+        "any Flight client; see [live.md](live.md)",
+        "what is no query (UNIMPLEMENTED), or under a snapshot (INVALID_ARGUMENT)",
+    ),
+    Served(
         "DoGet",
         "TicketStatementQuery",
         ("QueryService.fetch",),
@@ -126,6 +133,13 @@ SERVED: Final = (
         ("QueryService.fetch",),
         "the client of this repository: a statement in one round trip",
         "more than one row of parameters (INVALID_ARGUMENT)",
+    ),
+    Served(
+        "DoGet",
+        "Live",
+        ("LiveService.fetch",),
+        "the client's live; any Flight client that reads app_metadata",
+        "more than `query.streams_max` open tails and live queries (UNAVAILABLE)",
     ),
     Served(
         "DoGet",
