@@ -18,6 +18,7 @@ from tickflight.errors import (
     UnsupportedError,
     WriteError,
 )
+from tickflight.live import Live
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot
 from tickflight.writer import Ack, Writer
@@ -27,6 +28,7 @@ __all__ = [
     "AuthenticationError",
     "CancelledError",
     "Client",
+    "Live",
     "NotFoundError",
     "PermissionDeniedError",
     "QueryError",

@@ -14,10 +14,12 @@ import pyarrow as pa
 
 from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
 from tickflight.errors import NotFoundError, QueryError
+from tickflight.live import SILENCE_S, Live
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot, header
 from tickflight.wire.actions import FeedReport, Flush, FlushResult, Health, HealthResult
 from tickflight.wire.commands import CommandGetTables
+from tickflight.wire.streams import Live as LiveRequest
 from tickflight.wire.tickets import Query
 from tickflight.writer import Writer
 
@@ -91,6 +93,30 @@ class Client:
         ticket = Query(query, parameters_to_ipc(params) if params else b"")
         seen = self._snapshot if snapshot is None else snapshot
         return self._connection.get(ticket.serialize(), headers=header(seen))
+
+    def live(
+        self, sql: str, params: Parameters | None = None, *, every: float = 1.0, silence_s: float = SILENCE_S
+    ) -> Live:
+        """Keep a query's result fresh: iterate over its updates, each the whole result as a table.
+
+        The first update comes at once, the next ones when the result has changed. It goes on by itself when the
+        server is restarted; ``close`` it when it is not needed any more.
+
+        Args:
+            sql: one query; ``mode`` and ``reason`` of what is returned say whether it is kept incrementally.
+            params: as of ``sql``.
+            every: least seconds between two updates; the server has a least one, too (``query.live_every_min_ms``).
+            silence_s: the stream is asked for anew after so long without a word; three times the server's
+                ``query.heartbeat_s``.
+
+        Raises:
+            QueryError: the statement or a parameter is wrong; the message shows the place.
+            UnsupportedError: it is no query.
+            UnavailableError: the server has as many streams open as it may.
+        """
+        request = LiveRequest(sql, parameters_to_ipc(params) if params else b"", max(1, round(every * 1000)))
+        headers = header(self._snapshot)
+        return Live(lambda ticket: self._connection.open(ticket, headers=headers), request, silence_s=silence_s)
 
     def snapshot(self, seconds: int = 3600) -> Snapshot:
         """Hold the rows that every table has now: queries under the snapshot see these and no later ones.

@@ -114,6 +114,13 @@ SERVED: Final = (
         "a condition that is more than one, a column that is not there (INVALID_ARGUMENT)",
     ),
     Served(
+        "GetFlightInfo, GetSchema",
+        "Live",
+        ("LiveService.info", "LiveService.schema"),
+        "any Flight client; see [live.md](live.md)",
+        "what is no query (UNIMPLEMENTED), or under a snapshot (INVALID_ARGUMENT)",
+    ),
+    Served(
         "DoGet",
         "TicketStatementQuery",
         ("QueryService.fetch",),
@@ -140,6 +147,13 @@ SERVED: Final = (
         ("ReplayService.fetch",),
         "the client's replay, one call a table",
         "a snapshot that has ended, at the start or on the way (NOT_FOUND)",
+    ),
+    Served(
+        "DoGet",
+        "Live",
+        ("LiveService.fetch",),
+        "the client's live; any Flight client that reads app_metadata",
+        "more than `query.streams_max` open tails and live queries (UNAVAILABLE)",
     ),
     Served(
         "DoGet",
