@@ -78,13 +78,21 @@ class Client:
     def __repr__(self) -> str:
         return f"<tickflight.Client of {self._connection.address}>"
 
-    def sql(self, query: str, params: Parameters | None = None, *, snapshot: Snapshot | str | None = None) -> Result:
+    def sql(
+        self,
+        query: str,
+        params: Parameters | None = None,
+        *,
+        snapshot: Snapshot | str | None = None,
+        progress: bool | None = None,
+    ) -> Result:
         """Run a query; when this returns, it was accepted and its rows are on their way.
 
         Args:
             query: one SQL statement in DuckDB's dialect.
             params: values of ``?`` or ``$1`` in order, or of ``$name`` by name; they are bound, never spliced.
             snapshot: see the rows of a snapshot (or its id) in place of the newest ones.
+            progress: whether reading the result shows how far it is; None where somebody looks: a terminal, a notebook.
 
         Raises:
             QueryError: the statement or a parameter is wrong; the message shows the place.
@@ -92,7 +100,7 @@ class Client:
         """
         ticket = Query(query, parameters_to_ipc(params) if params else b"")
         seen = self._snapshot if snapshot is None else snapshot
-        return self._connection.get(ticket.serialize(), headers=header(seen))
+        return self._connection.get(ticket.serialize(), headers=header(seen), progress=progress)
 
     def live(
         self, sql: str, params: Parameters | None = None, *, every: float = 1.0, silence_s: float = SILENCE_S

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pyarrow import flight
 
 from tickflight.errors import TRANSLATED, AuthenticationError, QueryError, UnavailableError, translate
-from tickflight.result import Result
+from tickflight.result import Result, Shown
 from tickflight.wire.actions import parse_action_result
 from tickflight.wire.codec import Message
 
@@ -70,6 +70,7 @@ class Connection:
         self._credentials = credentials
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
+        self._shown = Shown()
         options: dict[str, Any] = {"tls_root_certs": tls_roots} if tls_roots else {}
         # gRPC would wait longer and longer, up to two minutes, for a server that is back long since
         options["generic_options"] = list(_RECONNECT_MS.items())
@@ -122,15 +123,16 @@ class Connection:
         except TRANSLATED as error:
             raise translate(error) from None
 
-    def get(self, ticket: bytes, *, timed: bool = False, headers: Headers = ()) -> Result:
+    def get(self, ticket: bytes, *, timed: bool = False, headers: Headers = (), progress: bool | None = None) -> Result:
         """Return the stream of a ticket; its schema is here when this returns.
 
-        ``timed`` limits the time of the whole result, which a query may take long to send.
+        ``timed`` limits the time of the whole result, which a query may take long to send; ``progress`` is the
+        result's.
         """
 
         def run(options: flight.FlightCallOptions) -> Result:
             stream = self.client.do_get(flight.Ticket(ticket), options)
-            return Result(stream.to_reader(), stream.cancel)
+            return Result(stream.to_reader(), stream.cancel, self._shown, progress=progress)
 
         return self.call(run, timed=timed, headers=headers)
 
