@@ -9,6 +9,7 @@ from tickflight.client import Client, connect
 from tickflight.errors import (
     AuthenticationError,
     CancelledError,
+    LagError,
     NotFoundError,
     PermissionDeniedError,
     QueryError,
@@ -20,6 +21,7 @@ from tickflight.errors import (
 )
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot
+from tickflight.tail import Skipped, Tail
 from tickflight.writer import Ack, Writer
 
 __all__ = [
@@ -27,12 +29,15 @@ __all__ = [
     "AuthenticationError",
     "CancelledError",
     "Client",
+    "LagError",
     "NotFoundError",
     "PermissionDeniedError",
     "QueryError",
     "Result",
     "ServerError",
+    "Skipped",
     "Snapshot",
+    "Tail",
     "TickflightError",
     "UnavailableError",
     "UnsupportedError",
