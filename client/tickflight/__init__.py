@@ -9,6 +9,7 @@ from tickflight.client import Client, connect
 from tickflight.errors import (
     AuthenticationError,
     CancelledError,
+    LagError,
     NotFoundError,
     PermissionDeniedError,
     QueryError,
@@ -21,6 +22,7 @@ from tickflight.errors import (
 from tickflight.live import Live
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot
+from tickflight.tail import Skipped, Tail
 from tickflight.writer import Ack, Writer
 
 __all__ = [
@@ -28,13 +30,16 @@ __all__ = [
     "AuthenticationError",
     "CancelledError",
     "Client",
+    "LagError",
     "Live",
     "NotFoundError",
     "PermissionDeniedError",
     "QueryError",
     "Result",
     "ServerError",
+    "Skipped",
     "Snapshot",
+    "Tail",
     "TickflightError",
     "UnavailableError",
     "UnsupportedError",

@@ -7,7 +7,7 @@ its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from tickflight.errors import NotFoundError, QueryError
 from tickflight.live import SILENCE_S, Live
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot, header
+from tickflight.tail import Since, Skipped, Tail, make_request
 from tickflight.wire.actions import FeedReport, Flush, FlushResult, Health, HealthResult
 from tickflight.wire.commands import CommandGetTables
 from tickflight.wire.streams import Live as LiveRequest
@@ -125,6 +126,60 @@ class Client:
         request = LiveRequest(sql, parameters_to_ipc(params) if params else b"", max(1, round(every * 1000)))
         headers = header(self._snapshot)
         return Live(lambda ticket: self._connection.open(ticket, headers=headers), request, silence_s=silence_s)
+
+    def tail(
+        self,
+        table: str,
+        *,
+        symbols: Sequence[str] | str | None = None,
+        exchanges: Sequence[str] | str | None = None,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        since: Since | None = None,
+        resume: str | bytes | None = None,
+        on_lag: Literal["end", "skip"] = "end",
+        lag_rows_max: int | None = None,
+        reconnect_s: float | None = 600.0,
+        on_skip: Callable[[Skipped], None] | None = None,
+    ) -> Tail:
+        """Follow a table: an iterator of record batches as rows become durable, each row once, in order of ``seq``.
+
+        After a lost connection or a restart of the server it goes on by itself where it was.
+
+        Args:
+            table: a stored table, such as ``trades`` or ``market.l2_book``.
+            symbols: only these; all when absent.
+            exchanges: only these; all when absent.
+            columns: only these, in this order; all when absent.
+            where: a condition in SQL over the table's columns, such as ``"price > 50000"``.
+            since: with the stored rows from here on, and then the new ones. A time (without a zone UTC, as a text in
+                ISO form, "today" for the start of today in UTC, or a timedelta back from now) leaves out all rows with
+                an earlier ``timestamp``; a number is a ``seq``, after which it begins, so that 0 is everything. When
+                absent, rows that become durable from now on.
+            resume: the token of a batch, to go on after it.
+            on_lag: what becomes of a reader that is too many rows behind: "end" raises ``LagError``, "skip" goes on
+                with the newest rows and tells what was left out in ``skipped`` and to ``on_skip``.
+            lag_rows_max: how many rows are too many; as many as the server allows when absent.
+            reconnect_s: how long it tries to reach a server that is away; None is for ever.
+            on_skip: is told of each range of rows that was left out.
+
+        Raises:
+            QueryError: the condition, a column or another argument is wrong.
+            NotFoundError: there is no such table.
+            UnavailableError: the server has as many tails as it may.
+        """
+        request = make_request(
+            table,
+            symbols=symbols,
+            exchanges=exchanges,
+            columns=columns,
+            where=where,
+            since=since,
+            resume=resume,
+            on_lag=on_lag,
+            lag_rows_max=lag_rows_max,
+        )
+        return Tail(self._connection, request, reconnect_s=reconnect_s, on_skip=on_skip)
 
     def snapshot(self, seconds: int = 3600) -> Snapshot:
         """Hold the rows that every table has now: queries under the snapshot see these and no later ones.

@@ -38,6 +38,17 @@ class QuerySettings(Section):
     sessions_max: int = Field(10_000, ge=1, description="sessions with options, transactions or temporary tables")
     session_idle_s: float = Field(3600.0, gt=0, description="an unused session ends after it, and rolls back")
     transaction_idle_s: float = Field(600.0, gt=0, description="an unused transaction that has written is rolled back")
+    tail_lag_rows_max: int = Field(
+        5_000_000, ge=1, description="rows that a reader of a tail may be behind; then it ends, or skips them"
+    )
+    tail_batches_per_s: int = Field(
+        2000,
+        ge=1,
+        description="batches of new rows that all tails together are sent a second; more readers, larger ones",
+    )
+    tail_shared_mb: int = Field(
+        8, ge=1, description="new rows kept in memory for readers of like tails, for each kind of tail"
+    )
     handles_max: int = Field(10_000, ge=1, description="open tickets and prepared statements")
     handle_idle_s: float = Field(600.0, gt=0, description="an unused ticket or prepared statement is dropped after it")
     streams_max: int = Field(256, ge=1, description="tails and live queries open at once")

@@ -108,6 +108,13 @@ SERVED: Final = (
     ),
     Served(
         "GetFlightInfo, GetSchema",
+        "Tail",
+        ("TailService.info", "TailService.schema"),
+        "any client that follows a table; the ticket is the command",
+        "as Replay; a resume token of another server or table, a seq that is still to come (INVALID_ARGUMENT)",
+    ),
+    Served(
+        "GetFlightInfo, GetSchema",
         "Replay",
         ("ReplayService.info", "ReplayService.schema"),
         "any client that wants stored rows in order of time; the ticket is the command",
@@ -140,6 +147,13 @@ SERVED: Final = (
         ("QueryService.fetch",),
         "the client of this repository: a statement in one round trip",
         "more than one row of parameters (INVALID_ARGUMENT)",
+    ),
+    Served(
+        "DoGet",
+        "Tail",
+        ("TailService.fetch",),
+        "the client's tail; any Flight client, see [tail.md](tail.md)",
+        "more than `query.streams_max` open (UNAVAILABLE); a reader that falls behind ends (UNAVAILABLE)",
     ),
     Served(
         "DoGet",

@@ -150,3 +150,16 @@ def is_rowwise(tree: dict[str, Any], functions: set[str], aggregates: Collection
     if any(node.get(key) for key in ("group_expressions", "group_sets", "having", "qualify", "sample")):
         return False
     return not any(part.get("class") in ("WINDOW", "SUBQUERY") for part in walk(node))
+
+
+def without_limit(tree: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """Return the number of a query's LIMIT, None without one, and its tree without it.
+
+    A tree whose LIMIT is no plain number, or has more with it, is returned as it is.
+    """
+    node = tree.get("node", {})
+    match node.get("modifiers"):
+        case [{"type": "LIMIT_MODIFIER", "limit": {"class": "CONSTANT", "literal": value}, "offset": None}]:
+            if str(value["text"]).isdigit():
+                return int(value["text"]), {**tree, "node": {**node, "modifiers": []}}
+    return None, tree

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tickflight_server.errors import StatementError, UnsupportedError
 from tickflight_server.query.trees import CATALOG, walk
-from tickflight_server.schemas import TIMESTAMP, Column, NumericType
+from tickflight_server.schemas import TIMESTAMP, Column, NumericType, stored
 
 Values = Mapping[str, Any]
 """A call's values by parameter; None where one has no default, or its value is not bound yet."""
@@ -116,6 +116,13 @@ def _number(numeric: NumericType) -> pa.DataType:
     return Column("", "number").arrow_type(numeric)
 
 
+def tail_schema(values: Values, numeric: NumericType) -> pa.Schema:
+    """Return the columns of ``tail``: those of its table."""
+    if values["table"] is None:
+        raise StatementError("tail() has to be told its table when it is prepared.", hint="Write tail('trades').")
+    return stored(values["table"]).arrow(numeric)
+
+
 _WHICH = (Parameter("exchange", "text"), Parameter("symbol", "text"))
 _DEPTH = Parameter("depth", "count", 10)
 
@@ -127,6 +134,19 @@ OWN_FUNCTIONS: Mapping[str, OwnFunction] = {
             "books",
             (*_WHICH, Parameter("start", "time"), Parameter("end", "time"), Parameter("step", "interval"), _DEPTH),
             books_schema,
+        ),
+        OwnFunction(
+            "tail",
+            (
+                Parameter("table", "text"),
+                Parameter("symbols", "texts", None, null=True),
+                Parameter("exchanges", "texts", None, null=True),
+                Parameter("since", "time", None, null=True),
+                Parameter("after_seq", "count", None, least=0, most=2**63 - 1, null=True),
+                Parameter("on_lag", "text", "end"),
+            ),
+            tail_schema,
+            "stream",
         ),
     )
 }

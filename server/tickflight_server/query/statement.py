@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from tickflight_server.errors import StatementError, TooLargeError, UnsupportedError
-from tickflight_server.query.allowed import Found, is_rowwise, look
+from tickflight_server.query.allowed import Found, is_rowwise, look, without_limit
 from tickflight_server.query.own_functions import OwnCall
 from tickflight_server.query.rewriting import check_same, in_callers_words, rewrite
 from tickflight_server.query.travel import Travel
@@ -72,7 +72,8 @@ class Statement:
     for own table functions, which are those of ``owns``. ``tables`` are the other names it refers to, as (schema or
     "", table). ``explain`` says that it is an EXPLAIN; ``probe_sql`` is then the one that runs nothing, without
     ANALYZE. Parameters in ``spent`` are only theirs. ``words`` are what was written anew, with what stood there.
-    ``functions`` are those that it calls; ``rowwise``: each row of the result comes from one row of one table.
+    ``functions`` are those that it calls; ``rowwise``: each row of the result comes from one row of one table, and
+    of what may never end there are at most ``limit``.
     """
 
     sql: str
@@ -85,6 +86,12 @@ class Statement:
     words: tuple[tuple[str, str], ...] = ()
     functions: frozenset[str] = frozenset()
     rowwise: bool = False
+    limit: int | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether it reads what may never end."""
+        return any(call.known.kind == "stream" for call in self.owns)
 
     def readings(self) -> list[Reading]:
         """Return the stored tables that it may read; a name without a schema is looked up in both."""
@@ -162,6 +169,10 @@ class StatementReader:
         check_same(tree, after, [*(t.view for t in travels), *(call.view for call in owns)])
         seen = look(after, self.macros)
         statement = replace(statement, travels=travels, owns=owns, spent=rewritten.spent, words=rewritten.words)
+        if statement.streams:
+            limit, plain = without_limit(after)
+            rowwise = is_rowwise(plain, seen.functions, self._aggregates)
+            statement = replace(statement, rowwise=rowwise, limit=limit)
         return rewritten.sql, after, seen, statement
 
     def parameter_names(self, sql: str) -> tuple[str, ...]:
