@@ -18,6 +18,8 @@ from tickflight.errors import (
     UnsupportedError,
     WriteError,
 )
+from tickflight.merging import ReplayChunk
+from tickflight.replay import Replay
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot
 from tickflight.writer import Ack, Writer
@@ -30,6 +32,8 @@ __all__ = [
     "NotFoundError",
     "PermissionDeniedError",
     "QueryError",
+    "Replay",
+    "ReplayChunk",
     "Result",
     "ServerError",
     "Snapshot",

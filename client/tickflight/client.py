@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
 from tickflight.errors import NotFoundError, QueryError
+from tickflight.replay import Columns, Replay, Time, Where, make_requests
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot, header
 from tickflight.wire.actions import FeedReport, Flush, FlushResult, Health, HealthResult
@@ -91,6 +92,45 @@ class Client:
         ticket = Query(query, parameters_to_ipc(params) if params else b"")
         seen = self._snapshot if snapshot is None else snapshot
         return self._connection.get(ticket.serialize(), headers=header(seen))
+
+    def replay(
+        self,
+        tables: Sequence[str] | str,
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        symbols: Sequence[str] | str | None = None,
+        exchanges: Sequence[str] | str | None = None,
+        columns: Columns | None = None,
+        where: Where | None = None,
+        speed: float | None = None,
+        digest: bool = False,
+        snapshot: Snapshot | str | None = None,
+    ) -> Replay:
+        """Replay stored events of several tables as one stream in order of time, in bounded memory.
+
+        The order is timestamp, then receipt_timestamp, then ``seq``, then that of ``tables``. All is of one snapshot,
+        which is taken and let go of by itself unless one is given; under the same one, two replays give the same.
+
+        Args:
+            tables: names such as ``trades`` or ``market.l2_book``.
+            start: first timestamp; without a zone it is UTC, a number is microseconds since 1970. None: the oldest.
+            end: up to this timestamp, which is not part of it. None: the newest.
+            symbols: only these; all when absent.
+            exchanges: only these; all when absent.
+            columns: only these, in this order, of every table or by table; all when absent.
+            where: a condition in SQL over a table's columns, for every table or by table.
+            speed: 1.0 gives events as far apart as they were, 10.0 ten times as fast; None all at once.
+            digest: keep a digest of what is read, for comparing two replays.
+            snapshot: see the rows of a snapshot (or its id).
+
+        Raises:
+            QueryError: a condition, a column or another argument is wrong.
+            NotFoundError: there is no such table, or the snapshot has ended.
+        """
+        asked = make_requests(tables, start, end, symbols=symbols, exchanges=exchanges, columns=columns, where=where)
+        seen = self._snapshot if snapshot is None else snapshot
+        return Replay(self._connection, asked, snapshot=seen, speed=speed, digest=digest)
 
     def snapshot(self, seconds: int = 3600) -> Snapshot:
         """Hold the rows that every table has now: queries under the snapshot see these and no later ones.
