@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from tickflight.bars import Interval, Kind, bars_query
 from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
 from tickflight.errors import NotFoundError, QueryError
 from tickflight.replay import Columns, Replay, Time, Where, make_requests
@@ -131,6 +132,41 @@ class Client:
         asked = make_requests(tables, start, end, symbols=symbols, exchanges=exchanges, columns=columns, where=where)
         seen = self._snapshot if snapshot is None else snapshot
         return Replay(self._connection, asked, snapshot=seen, speed=speed, digest=digest)
+
+    def bars(
+        self,
+        symbols: Sequence[str] | str | None,
+        interval: Interval,
+        kind: Kind = "time",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        exchanges: Sequence[str] | str | None = None,
+        table: str = "trades",
+        snapshot: Snapshot | str | None = None,
+    ) -> Result:
+        """Make bars of trades on the server: exchange, symbol, start, end, open, high, low, close, volume, dollar,
+        trades, vwap, in order of exchange, symbol and start.
+
+        Bars never mix symbols or exchanges. A stretch without a trade has no bar; the last bar is as far as it came.
+
+        Args:
+            symbols: only these; None is all.
+            interval: length of a bar: "500ms", "5s", "1m", "4h", "1d" or a timedelta for bars of time, which are
+                counted from Monday 2000-01-03; else a number of trades, an amount, or an amount of money.
+            kind: "time"; "tick": so many trades; "volume", "dollar": a bar ends with the trade that reaches the next
+                multiple of the interval, counted from ``start`` on.
+            start: first timestamp; as for ``replay``.
+            end: up to this timestamp, which is not part of it.
+            exchanges: only these; None is all.
+            table: ``trades`` or ``liquidations``.
+            snapshot: see the rows of a snapshot (or its id) in place of the newest ones.
+
+        Raises:
+            QueryError: an argument cannot be used.
+        """
+        sql, values = bars_query(symbols, interval, kind, start, end, exchanges=exchanges, table=table)
+        return self.sql(sql, values, snapshot=snapshot)
 
     def snapshot(self, seconds: int = 3600) -> Snapshot:
         """Hold the rows that every table has now: queries under the snapshot see these and no later ones.

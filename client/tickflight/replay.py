@@ -236,7 +236,7 @@ def make_requests(
         # the order is needed here, whether or not the caller wants to see what it goes by
         wanted = (*chosen, *(key for key in KEYS if key not in chosen)) if chosen else ()
         selection = Selection(name, _texts(exchanges), _texts(symbols), wanted, condition)
-        found[name] = Asked(streams.Replay(selection, _microseconds(start), _microseconds(end)), tuple(chosen))
+        found[name] = Asked(streams.Replay(selection, microseconds(start), microseconds(end)), tuple(chosen))
     return found
 
 
@@ -248,8 +248,12 @@ def _texts(values: Sequence[str] | str | None) -> tuple[str, ...]:
     return (values,) if isinstance(values, str) else tuple(values or ())
 
 
-def _microseconds(when: Time | None) -> int | None:
-    """Return a time as microseconds since 1970 UTC; without a zone it is UTC."""
+def microseconds(when: Time | None) -> int | None:
+    """Return a time as microseconds since 1970 UTC; without a zone it is UTC.
+
+    Raises:
+        QueryError: it is none.
+    """
     if when is None or (isinstance(when, int) and not isinstance(when, bool)):
         return when
     if isinstance(when, str):
