@@ -20,6 +20,8 @@ from tickflight.errors import (
     WriteError,
 )
 from tickflight.live import Live
+from tickflight.merging import ReplayChunk
+from tickflight.replay import Replay
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot
 from tickflight.tail import Skipped, Tail
@@ -35,6 +37,8 @@ __all__ = [
     "NotFoundError",
     "PermissionDeniedError",
     "QueryError",
+    "Replay",
+    "ReplayChunk",
     "Result",
     "ServerError",
     "Skipped",

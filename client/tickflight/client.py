@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from tickflight.bars import Interval, Kind, bars_query
 from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
 from tickflight.errors import NotFoundError, QueryError
 from tickflight.live import SILENCE_S, Live
+from tickflight.replay import Columns, Replay, Time, Where, make_requests
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot, header
 from tickflight.tail import Since, Skipped, Tail, make_request
@@ -180,6 +182,80 @@ class Client:
             lag_rows_max=lag_rows_max,
         )
         return Tail(self._connection, request, reconnect_s=reconnect_s, on_skip=on_skip)
+
+    def replay(
+        self,
+        tables: Sequence[str] | str,
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        symbols: Sequence[str] | str | None = None,
+        exchanges: Sequence[str] | str | None = None,
+        columns: Columns | None = None,
+        where: Where | None = None,
+        speed: float | None = None,
+        digest: bool = False,
+        snapshot: Snapshot | str | None = None,
+    ) -> Replay:
+        """Replay stored events of several tables as one stream in order of time, in bounded memory.
+
+        The order is timestamp, then receipt_timestamp, then ``seq``, then that of ``tables``. All is of one snapshot,
+        which is taken and let go of by itself unless one is given; under the same one, two replays give the same.
+
+        Args:
+            tables: names such as ``trades`` or ``market.l2_book``.
+            start: first timestamp; without a zone it is UTC, a number is microseconds since 1970. None: the oldest.
+            end: up to this timestamp, which is not part of it. None: the newest.
+            symbols: only these; all when absent.
+            exchanges: only these; all when absent.
+            columns: only these, in this order, of every table or by table; all when absent.
+            where: a condition in SQL over a table's columns, for every table or by table.
+            speed: 1.0 gives events as far apart as they were, 10.0 ten times as fast; None all at once.
+            digest: keep a digest of what is read, for comparing two replays.
+            snapshot: see the rows of a snapshot (or its id).
+
+        Raises:
+            QueryError: a condition, a column or another argument is wrong.
+            NotFoundError: there is no such table, or the snapshot has ended.
+        """
+        asked = make_requests(tables, start, end, symbols=symbols, exchanges=exchanges, columns=columns, where=where)
+        seen = self._snapshot if snapshot is None else snapshot
+        return Replay(self._connection, asked, snapshot=seen, speed=speed, digest=digest)
+
+    def bars(
+        self,
+        symbols: Sequence[str] | str | None,
+        interval: Interval,
+        kind: Kind = "time",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        exchanges: Sequence[str] | str | None = None,
+        table: str = "trades",
+        snapshot: Snapshot | str | None = None,
+    ) -> Result:
+        """Make bars of trades on the server: exchange, symbol, start, end, open, high, low, close, volume, dollar,
+        trades, vwap, in order of exchange, symbol and start.
+
+        Bars never mix symbols or exchanges. A stretch without a trade has no bar; the last bar is as far as it came.
+
+        Args:
+            symbols: only these; None is all.
+            interval: length of a bar: "500ms", "5s", "1m", "4h", "1d" or a timedelta for bars of time, which are
+                counted from Monday 2000-01-03; else a number of trades, an amount, or an amount of money.
+            kind: "time"; "tick": so many trades; "volume", "dollar": a bar ends with the trade that reaches the next
+                multiple of the interval, counted from ``start`` on.
+            start: first timestamp; as for ``replay``.
+            end: up to this timestamp, which is not part of it.
+            exchanges: only these; None is all.
+            table: ``trades`` or ``liquidations``.
+            snapshot: see the rows of a snapshot (or its id) in place of the newest ones.
+
+        Raises:
+            QueryError: an argument cannot be used.
+        """
+        sql, values = bars_query(symbols, interval, kind, start, end, exchanges=exchanges, table=table)
+        return self.sql(sql, values, snapshot=snapshot)
 
     def snapshot(self, seconds: int = 3600) -> Snapshot:
         """Hold the rows that every table has now: queries under the snapshot see these and no later ones.
