@@ -27,6 +27,8 @@ class QuerySettings(Section):
         512, ge=1, description="largest result in a transaction that has written, or with temporary tables"
     )
     statement_timeout_s: float = Field(0.0, ge=0, description="longest run of a statement; 0 is no limit")
+    book_cache_mb: int = Field(256, ge=0, description="memory for books that are kept between calls of book_at")
+    book_levels_max: int = Field(10_000_000, ge=1000, description="levels, or books, that one call of books() may give")
     share_rows: int = Field(
         1_000_000, ge=1, description="rows of each endpoint when a plain scan is answered with several"
     )

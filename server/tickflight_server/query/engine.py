@@ -18,6 +18,7 @@ import pyarrow as pa
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import MIB, QuerySettings
 from tickflight_server.errors import BusyError, CancelledError, ServerError, TooLargeError
+from tickflight_server.query.books import Books
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import make_database, relation, set_now
 from tickflight_server.query.execution import Execution, batch_rows_for
@@ -74,7 +75,8 @@ class Engine:
         database = make_database(store, settings, self._folder, workspace)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self.connections = Connections(database, store.numeric, settings.sql_bytes_max)
-        self.own_rows = OwnRows(store.numeric)
+        books = Books(store, self._sources, self.connections, settings)
+        self.own_rows = OwnRows(store.numeric, {"book_at": books.book_at, "books": books.books})
         self.workspace = Workspace(self.connections, self.give_empty)
 
     @property

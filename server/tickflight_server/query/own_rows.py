@@ -50,9 +50,9 @@ Provider = Callable[[Wanted], pa.Table | pa.RecordBatchReader]
 class OwnRows:
     """Gives connections the rows of calls."""
 
-    def __init__(self, numeric: NumericType) -> None:
+    def __init__(self, numeric: NumericType, providers: Mapping[str, Provider]) -> None:
         self._numeric = numeric
-        self.providers: dict[str, Provider] = {}
+        self.providers = dict(providers)
         """Who makes a function's rows, by its name."""
 
     def schemas(self, calls: Mapping[OwnCall, Values]) -> dict[str, pa.Schema]:
