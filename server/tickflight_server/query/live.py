@@ -293,7 +293,7 @@ class LiveQuery:
                 size += batch.nbytes
                 self._check_size(size)
             self._opened += sum(len(one.parts) + len(one.segments) for one in execution.opened.values())
-        return pa.Table.from_batches(batches, schema).cast(_plain_schema(schema))
+        return pa.Table.from_batches(batches, schema).cast(_plain_schema(schema)).combine_chunks()
 
     def _check_size(self, size: int) -> None:
         if size > self._result_mb * MIB:
