@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 
-from bench import growth, keys, smoke, tail
+from bench import growth, keys, live, smoke, tail
 from bench.figures import Figure
 from tickflight_server.logs import configure_logs
 
 BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {
     "growth": growth.run,
     "keys": keys.run,
+    "live": live.run,
     "smoke": smoke.run,
     "tail": tail.run,
 }

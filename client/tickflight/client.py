@@ -127,7 +127,11 @@ class Client:
         """
         request = LiveRequest(sql, parameters_to_ipc(params) if params else b"", max(1, round(every * 1000)))
         headers = header(self._snapshot)
-        return Live(lambda ticket: self._connection.open(ticket, headers=headers), request, silence_s=silence_s)
+
+        def open_stream(ticket: bytes, anew: bool) -> Any:
+            return self._connection.open(ticket, headers=headers, anew=anew)
+
+        return Live(open_stream, request, silence_s=silence_s)
 
     def tail(
         self,

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 SILENCE_S = 15.0
 """Three heartbeats of a server: after so long without a word the stream is taken for lost."""
-_BACKOFF_S = (0.1, 5.0)  # first pause before another try, and the longest
+_BACKOFF_S = (0.1, 2.0)  # first pause before another try, and the longest
 _JOIN_S = 5.0  # a thread that waits for a server to answer is not waited for much longer
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-Open = Callable[[bytes], Any]
-"""Makes a DoGet of a ticket: returns pyarrow's stream reader."""
+Open = Callable[[bytes, bool], Any]
+"""Makes a DoGet of a ticket, over another channel if the second argument says so: returns pyarrow's stream reader."""
 
 
 class Live:
@@ -60,9 +60,10 @@ class Live:
         self._mark = LiveMark()
         self._count = 0  # updates that came, over all streams
         self._shown = 0
-        self._dropped = False
+        self._dropped = False  # by us, for its silence
+        self._anew = False  # the next stream is to come over another channel
         self.reconnects = 0
-        self._stream = open_stream(self._ticket)
+        self._stream = open_stream(self._ticket, False)
         self._schema: pa.Schema = self._stream.schema
         self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="tickflight-live", daemon=True)
@@ -116,6 +117,7 @@ class Live:
             self._wait(lambda: self._table is not None, None)
             if self._table is None:
                 raise self._failure or TickflightError("this live query was closed before its first update.")
+            self._look()
             return self._table
 
     def polars(self) -> polars.DataFrame:
@@ -168,18 +170,23 @@ class Live:
             now = time.monotonic()
             if end is not None and now >= end:
                 return
-            silent = self._heard + self._silence_s - now
-            if silent <= 0:
-                self._drop()
-                silent = self._silence_s
+            silent = self._look()
             self._condition.wait(silent if end is None else min(silent, end - now))
 
-    def _drop(self) -> None:
-        """Let the stream end, so that another is made; the caller holds the condition."""
-        self._heard = time.monotonic()
+    def _look(self) -> float:
+        """Let a stream that is silent for too long end, so that another is made; the caller holds the condition.
+
+        Return in how many seconds to look again.
+        """
+        now = time.monotonic()
+        left = self._heard + self._silence_s - now
+        if left > 0:
+            return left
+        self._heard = now
         if self._stream is not None:
             self._dropped = True
             self._stream.cancel()
+        return self._silence_s
 
     def close(self) -> None:
         """End the live query; who waits for an update gets none. A second call does nothing."""
@@ -212,7 +219,8 @@ class Live:
     def _read(self) -> None:
         """Read the stream to its end, and make a new one first if there is none."""
         if self._stream is None:
-            stream = self._open(self._ticket)
+            anew, self._anew = self._anew, False
+            stream = self._open(self._ticket, anew)
             with self._condition:
                 self._stream = stream
                 self._heard = time.monotonic()
@@ -252,6 +260,7 @@ class Live:
             if self._closed:
                 return False
             dropped, self._dropped = self._dropped, False
+            self._anew = self._anew or dropped
             if isinstance(failure, UnavailableError) or dropped:
                 return True
             self._failure = failure
