@@ -7,6 +7,7 @@ its own.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -91,6 +92,8 @@ class Client:
     ) -> Result:
         """Run a query; when this returns, it was accepted and its rows are on their way.
 
+        Control-C while it runs cancels it on the server.
+
         Args:
             query: one SQL statement in DuckDB's dialect.
             params: values of ``?`` or ``$1`` in order, or of ``$name`` by name; they are bound, never spliced.
@@ -101,7 +104,7 @@ class Client:
             QueryError: the statement or a parameter is wrong; the message shows the place.
             NotFoundError: the snapshot has ended, or a version that the statement asks for is gone.
         """
-        ticket = Query(query, parameters_to_ipc(params) if params else b"")
+        ticket = Query(query, parameters_to_ipc(params) if params else b"", os.urandom(16))
         seen = self._snapshot if snapshot is None else snapshot
         return self._connection.get(ticket.serialize(), headers=header(seen), progress=progress)
 

@@ -176,8 +176,12 @@ class Result:
     def _settle(self, timeout_s: float | None) -> bool:
         """Add the batch that is being read to those ahead; return False if it does not come in time."""
         reading = self._next
-        if reading is None or not wait([reading], None if timeout_s is None else max(0, timeout_s)).done:
-            return reading is None
+        if reading is None:
+            return True
+        if timeout_s is None:
+            interruptible(lambda: wait([reading]))
+        elif not wait([reading], max(0, timeout_s)).done:
+            return False
         self._next = None
         try:
             self._ahead.append(reading.result())
@@ -209,9 +213,12 @@ class Result:
                 if watch(self._progress) is not None or self._ahead or self._ended:
                     self._table = pa.Table.from_batches(self._stream(reader), self._schema)
                 else:
-                    self._table = interruptible(reader.read_all, cancel)
+                    self._table = interruptible(reader.read_all)
             except TRANSLATED as error:
                 raise translate(error) from None
+            except KeyboardInterrupt:
+                cancel()
+                raise
         return self._table
 
     def polars(self) -> polars.DataFrame:

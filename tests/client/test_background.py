@@ -1,4 +1,4 @@
-"""A wait for Arrow or gRPC can be interrupted, and what it waits for is then cancelled."""
+"""A wait for Arrow or gRPC can be interrupted, and what runs for somebody can be stopped by another thread."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import threading
 
 import pytest
 
-from tickflight.background import in_background, interruptible
+from tickflight.background import Stopper, in_background, interruptible
 
 
 def test_result_and_error_come_through() -> None:
     assert in_background(lambda: 7).result(5) == 7
-    assert interruptible(lambda: 8, lambda: None) == 8
+    assert interruptible(lambda: 8) == 8
     with pytest.raises(StopIteration):
-        interruptible(lambda: next(iter([])), lambda: None)
+        interruptible(lambda: next(iter([])))
 
 
-def test_interrupt_cancels_and_ends_the_wait() -> None:
-    started, cancelled = threading.Event(), threading.Event()
+def test_interrupt_ends_the_wait() -> None:
+    started, ended = threading.Event(), threading.Event()
 
     def run() -> None:
         started.set()
-        assert cancelled.wait(10)
+        assert ended.wait(10)
 
     def interrupt() -> None:
         started.wait(10)
@@ -31,11 +31,22 @@ def test_interrupt_cancels_and_ends_the_wait() -> None:
 
     interrupting = in_background(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        interruptible(run, cancelled.set)
-    assert cancelled.is_set()
+        interruptible(run)
+    ended.set()
     interrupting.result(5)
 
 
+def test_stopper_stops_what_is_there_and_what_comes() -> None:
+    stopper, stopped = Stopper(), []
+    stopper.add(lambda: stopped.append(1))
+    stopper.add(lambda: stopped.append(2))
+    stopper.stop()
+    assert stopped == [2, 1]
+    stopper.stop()
+    stopper.add(lambda: stopped.append(3))
+    assert (stopped, stopper.stopped) == ([2, 1, 3], True)
+
+
 def test_other_threads_call_it_as_it_is() -> None:
-    seen = in_background(lambda: interruptible(threading.current_thread, lambda: None), "other").result(5)
+    seen = in_background(lambda: interruptible(threading.current_thread), "other").result(5)
     assert seen.name == "other"

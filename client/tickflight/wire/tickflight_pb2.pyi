@@ -8,12 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Query(_message.Message):
-    __slots__ = ("sql", "params")
+    __slots__ = ("sql", "params", "id")
     SQL_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     sql: str
     params: bytes
-    def __init__(self, sql: _Optional[str] = ..., params: _Optional[bytes] = ...) -> None: ...
+    id: bytes
+    def __init__(self, sql: _Optional[str] = ..., params: _Optional[bytes] = ..., id: _Optional[bytes] = ...) -> None: ...
 
 class AppendStream(_message.Message):
     __slots__ = ("table", "schema", "producer")

@@ -208,7 +208,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         self.gone: Callable[[], bool] = lambda: False
         self._answer = answer
         self._watcher = watcher or Watcher()
-        self._held: list[Callable[[], None]] = []
+        self._held: list[Callable[[], object]] = []
         self._cancel: Callable[[], None] | None = None
         self._began = time.monotonic()
         self._ended = False
@@ -227,7 +227,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         """What the session of a client that keeps no cookies is found by."""
         return f"{self.session.user} {self.peer}"
 
-    def hold(self, close: Callable[[], None]) -> None:
+    def hold(self, close: Callable[[], object]) -> None:
         """Run ``close`` when the call has ended, in whatever way."""
         self._held.append(close)
 

@@ -242,7 +242,7 @@ SERVED: Final = (
         "CancelQuery",
         ("ActionService.cancel_query",),
         "older clients; deprecated",
-        "what has no handle to stop (NOT_CANCELLABLE): a one-trip query ends when its call is cancelled",
+        "what has no handle or id to stop by (NOT_CANCELLABLE)",
     ),
     Served(
         "DoAction",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 from pyarrow import flight
@@ -17,7 +18,7 @@ from tickflight.wire.commands import CommandPreparedStatementQuery
 from tickflight.wire.tickets import Query, TicketStatementQuery
 from tickflight_server.clock import Clock
 from tickflight_server.config import QuerySettings
-from tickflight_server.errors import InputError, StatementError
+from tickflight_server.errors import InputError, NotFoundError, StatementError
 from tickflight_server.flight.auth import SNAPSHOT_HEADER, Call
 from tickflight_server.flight.handles import Handles
 from tickflight_server.flight.kept import Found, Planned, Prepared, Row, by_name, in_schema, rows_bound
@@ -252,7 +253,8 @@ class QueryService:
         planned.runs(call)
         if planned.result is not None:
             return generated(planned.result.schema, planned.result.to_batches(), self._settings.batch_bytes)
-        assert planned.statement is not None
+        if planned.statement is None:
+            raise NotFoundError("the ticket is the id of a query in one round trip.", hint="Send the query itself.")
         plan, planned.plan = planned.plan, None
         if plan is None or (planned.share is None and self._clock.monotonic() - planned.made > PLAN_FRESH_S):
             plan = self._plan(call, planned.statement, (), planned.asked)
@@ -285,6 +287,9 @@ class QueryService:
     def _run_query(self, call: Call, ticket: Query) -> flight.FlightDataStream:
         """Run a statement in one round trip."""
         asked = self._sessions.asked(call)
+        if ticket.id:
+            self._planned.keep(call.session.user, ticket.id, Planned(asked)).runs(call)
+            call.hold(partial(self._planned.remove, call.session.user, ticket.id))
         statement = self._engine.read(ticket.sql)
         values: object = ()
         if ticket.params:
@@ -341,6 +346,12 @@ class QueryService:
         if planned is not None:
             planned.cancel()
         return planned is not None
+
+    def cancel_query(self, call: Call, query: Query) -> bool:
+        """Stop a query in one round trip, also one that is still to come; return whether it has an id."""
+        if query.id:
+            self._planned.keep(call.session.user, query.id, Planned(self._sessions.asked(call))).cancel()
+        return bool(query.id)
 
     def renew(self, call: Call, handle: bytes) -> None:
         """Keep a ticket for as long as a new one.
