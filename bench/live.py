@@ -27,13 +27,12 @@ from tickflight_server.store import Store
 ROWS = 5_000_000
 BATCH = 100_000
 NEW = 1_000
-RUNS = 9
+RUNS = 5
 START_US = 1_790_000_000_000_000 // 86_400_000_000 * 86_400_000_000
 STEP_US = 86_400_000_000 // (ROWS + RUNS * NEW * 20)  # all of it is one day
 VWAP = "sum(price * amount) / sum(amount)"
 QUERIES = {
     "vwap by second": f"SELECT symbol, time_bucket(INTERVAL 1 SECOND, timestamp) AS t, {VWAP} AS vwap",
-    "vwap by minute": f"SELECT symbol, time_bucket(INTERVAL 1 MINUTE, timestamp) AS t, {VWAP} AS vwap",
     "median by minute": "SELECT symbol, time_bucket(INTERVAL 1 MINUTE, timestamp) AS t, median(price) AS m",
     "vwap by hour": f"SELECT symbol, date_trunc('hour', timestamp) AS t, {VWAP} AS vwap",
     "vwap by day": f"SELECT symbol, date_trunc('day', timestamp) AS t, {VWAP} AS vwap",

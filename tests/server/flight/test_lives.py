@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pyarrow import flight
 from tickflight.client import parameters_to_ipc
 from tickflight.wire.streams import Live, LiveMark
 
+PAGE = Path(__file__).parents[3] / "proto-notes" / "live.md"
 COUNT = "SELECT count(*) AS n FROM trades"
 BY_MINUTE = "SELECT time_bucket(INTERVAL 1 MINUTE, timestamp) AS t, count(*) AS n FROM trades GROUP BY t"
 SLOW = "SELECT count(*) FROM range(100000000000) a, trades"
@@ -86,6 +88,13 @@ def test_any_client_follows_with_plain_doget(server: FlightHere, flight_client: 
     assert sum(table["n"].to_pylist()) == 107
     assert mark.update == 2
     stream.cancel()
+
+
+def test_example_of_the_page_runs(server: FlightHere) -> None:
+    (text,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    found: dict[str, Any] = {}
+    exec(text.replace("grpc://127.0.0.1:8815", server.address), found)
+    assert pa.Table.from_batches(found["batches"]).to_pylist() == [{"symbol": "BTC-USDT", "n": 100}]
 
 
 def test_an_update_of_many_batches_has_one_last(live: Open, server: FlightHere) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -134,6 +136,13 @@ def test_each_query_is_kept_by_buckets_or_told_why_not(live: Make) -> None:
         assert made.mode == ("incremental" if reason is None else "asked again"), (sql, made.reason)
         assert made.reason.startswith(reason or ""), sql
         assert bool(made.reason) == (reason is not None)
+
+
+def test_every_reason_is_on_the_page() -> None:
+    page = " ".join((Path(__file__).parents[3] / "proto-notes" / "live.md").read_text().split())
+    for _, reason in MODES:
+        words = re.sub(r"(?<=calls )\w+|(?<=WHERE names )\w+|(?<=column of )\w+", "…", reason or "")
+        assert words in page, reason
 
 
 @pytest.mark.parametrize("seed", range(3))
