@@ -241,10 +241,10 @@ class Client:
         table: str = "trades",
         snapshot: Snapshot | str | None = None,
     ) -> Result:
-        """Make bars of trades on the server: exchange, symbol, start, end, open, high, low, close, volume, dollar,
-        trades, vwap, in order of exchange, symbol and start.
+        """Make bars of trades on the server, in order of exchange, symbol and start.
 
-        Bars never mix symbols or exchanges. A stretch without a trade has no bar; the last bar is as far as it came.
+        Columns: exchange, symbol, start, end, open, high, low, close, volume, dollar, trades, vwap. Bars never mix
+        symbols or exchanges. A stretch without a trade has no bar; the last bar is as far as it came.
 
         Args:
             symbols: only these; None is all.
