@@ -176,6 +176,16 @@ class Connection:
         with suppress(TickflightError):
             self.action("CancelFlightInfo", CancelFlightInfoRequest(info))
 
+    def open(self, ticket: bytes, *, headers: Headers = ()) -> flight.FlightStreamReader:
+        """Return the stream of a ticket, batch by batch with what travels beside them; its schema is here by then."""
+
+        def run(options: flight.FlightCallOptions) -> flight.FlightStreamReader:
+            stream = self.client.do_get(flight.Ticket(ticket), options)
+            _ = stream.schema
+            return stream
+
+        return self.call(run, timed=False, headers=headers)
+
     def action(self, kind: str, request: Message) -> Message | None:
         """Run an action; return its result, None for one that has none."""
 

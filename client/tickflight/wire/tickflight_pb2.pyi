@@ -209,6 +209,18 @@ class TailMark(_message.Message):
     ended: str
     def __init__(self, resume: _Optional[bytes] = ..., seq: _Optional[int] = ..., newest_seq: _Optional[int] = ..., durable_us: _Optional[int] = ..., skipped_first: _Optional[int] = ..., skipped_last: _Optional[int] = ..., skipped_why: _Optional[str] = ..., ended: _Optional[str] = ...) -> None: ...
 
+class ResumeToken(_message.Message):
+    __slots__ = ("writer", "table", "seq", "since_us")
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    writer: bytes
+    table: str
+    seq: int
+    since_us: int
+    def __init__(self, writer: _Optional[bytes] = ..., table: _Optional[str] = ..., seq: _Optional[int] = ..., since_us: _Optional[int] = ...) -> None: ...
+
 class Replay(_message.Message):
     __slots__ = ("selection", "start_us", "end_us")
     SELECTION_FIELD_NUMBER: _ClassVar[int]

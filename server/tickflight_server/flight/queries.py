@@ -24,8 +24,11 @@ from tickflight_server.flight.handles import Handles
 from tickflight_server.flight.kept import Found, Planned, Prepared, Row, by_name, in_schema, rows_bound
 from tickflight_server.flight.parameters import read_batches, rows_of
 from tickflight_server.flight.sessions import Asked, Sessions
-from tickflight_server.flight.streams import cut_by_bytes, generated, stream
-from tickflight_server.query.engine import Engine, Plan
+from tickflight_server.flight.streams import generated, stream
+from tickflight_server.flight.tails import TailService
+from tickflight_server.query.engine import Engine
+from tickflight_server.query.execution import cut_by_bytes
+from tickflight_server.query.plan import Plan
 from tickflight_server.query.shares import Share
 from tickflight_server.query.statement import Statement
 from tickflight_server.query.writer import Outcome, Writer
@@ -41,8 +44,11 @@ _GUESSES: tuple[object, ...] = (None, 1, [1])
 class QueryService:
     """Planning, preparing and running statements for one server, in the sessions of its callers."""
 
-    def __init__(self, engine: Engine, sessions: Sessions, settings: QuerySettings, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, sessions: Sessions, tails: TailService, settings: QuerySettings, clock: Clock
+    ) -> None:
         self._engine = engine
+        self._tails = tails
         self._writer = Writer(engine)
         self._sessions = sessions
         self._settings = settings
@@ -97,7 +103,7 @@ class QueryService:
 
     def _plan(self, call: Call, statement: Statement, values: object, asked: Asked, *, guessed: bool = False) -> Plan:
         with call.limits():
-            return self._engine.plan(
+            plan = self._engine.plan(
                 statement,
                 values,  # type: ignore[arg-type]
                 guessed=guessed,
@@ -105,6 +111,9 @@ class QueryService:
                 seat=asked.session.seat(asked.transaction),
                 started=call.watch,
             )
+        if _never_ends(plan) and not guessed:
+            self._tails.check(plan, asked.session.options)
+        return plan
 
     def _returned(self, writing: Writing, asked: Asked) -> pa.Schema:
         return self._engine.returned(writing, asked.session.options, asked.session.seat(asked.transaction))
@@ -296,6 +305,8 @@ class QueryService:
         return self._run(call, self._plan(call, statement, values, asked), asked)
 
     def _run(self, call: Call, plan: Plan, asked: Asked, share: Share | None = None) -> flight.FlightDataStream:
+        if _never_ends(plan):
+            return self._tails.query(call, plan, asked.session.options)
         with call.limits():
             execution = self._engine.execute(
                 plan,
@@ -349,3 +360,7 @@ class QueryService:
             NotFoundError: there is no such ticket, or it has ended.
         """
         self._planned.get(call.session.user, handle)
+
+
+def _never_ends(plan: Plan) -> bool:
+    return plan.statement.streams and not plan.statement.explain
