@@ -43,8 +43,8 @@ class Side:
 class Book:
     """An order book after its last event before an instant.
 
-    ``timestamp`` (UTC, without a zone) and ``seq`` are the event's; both are None, and the sides empty, where the server
-    has no book at that instant. ``stale`` says that events are known to be missing since the last snapshot.
+    ``timestamp`` (UTC, without a zone) and ``seq`` are the event's; both are None, and the sides empty, where the
+    server has no levels at that instant. ``stale`` says that events are known to be missing since the last snapshot.
 
     Args:
         exchange: as the server names it.
