@@ -5,6 +5,7 @@
 >>> client.sql("SELECT symbol, last(price ORDER BY timestamp) FROM trades GROUP BY symbol").polars()
 """
 
+from tickflight.book import Book
 from tickflight.client import Client, connect
 from tickflight.errors import (
     AuthenticationError,
@@ -30,6 +31,7 @@ from tickflight.writer import Ack, Writer
 __all__ = [
     "Ack",
     "AuthenticationError",
+    "Book",
     "CancelledError",
     "Client",
     "LagError",
