@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 
-from bench import growth, keys, live, smoke
+from bench import growth, keys, live, smoke, tail
 from bench.figures import Figure
 from tickflight_server.logs import configure_logs
 
@@ -14,6 +14,7 @@ BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {
     "keys": keys.run,
     "live": live.run,
     "smoke": smoke.run,
+    "tail": tail.run,
 }
 
 

@@ -9,6 +9,7 @@ from tickflight.client import Client, connect
 from tickflight.errors import (
     AuthenticationError,
     CancelledError,
+    LagError,
     NotFoundError,
     PermissionDeniedError,
     QueryError,
@@ -19,8 +20,11 @@ from tickflight.errors import (
     WriteError,
 )
 from tickflight.live import Live
+from tickflight.merging import ReplayChunk
+from tickflight.replay import Replay
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot
+from tickflight.tail import Skipped, Tail
 from tickflight.writer import Ack, Writer
 
 __all__ = [
@@ -28,13 +32,18 @@ __all__ = [
     "AuthenticationError",
     "CancelledError",
     "Client",
+    "LagError",
     "Live",
     "NotFoundError",
     "PermissionDeniedError",
     "QueryError",
+    "Replay",
+    "ReplayChunk",
     "Result",
     "ServerError",
+    "Skipped",
     "Snapshot",
+    "Tail",
     "TickflightError",
     "UnavailableError",
     "UnsupportedError",

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pyarrow import flight
 
+from tickflight.background import STOPPER, interruptible
 from tickflight.errors import (
     TRANSLATED,
     AuthenticationError,
     CancelledError,
     QueryError,
+    TickflightError,
     UnavailableError,
     translate,
 )
-from tickflight.result import Result
-from tickflight.wire.actions import parse_action_result
+from tickflight.result import Result, Shown
+from tickflight.wire.actions import CancelFlightInfoRequest, parse_action_result
 from tickflight.wire.codec import Message
+from tickflight.wire.flight import FlightEndpoint, FlightInfo, FlightTicket
 
 DEFAULT_ADDRESS = "grpc://127.0.0.1:8815"
 T = TypeVar("T")
@@ -77,6 +81,7 @@ class Connection:
         self._credentials = credentials
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
+        self._shown = Shown()
         self._tls_roots = tls_roots
         self.client = self._connect()
         self._header: tuple[bytes, bytes] | None = None
@@ -141,17 +146,48 @@ class Connection:
         except TRANSLATED as error:
             raise translate(error) from None
 
-    def get(self, ticket: bytes, *, timed: bool = False, headers: Headers = ()) -> Result:
+    def get(self, ticket: bytes, *, timed: bool = False, headers: Headers = (), progress: bool | None = None) -> Result:
         """Return the stream of a ticket; its schema is here when this returns.
 
-        ``timed`` limits the time of the whole result, which a query may take long to send.
+        ``timed`` limits the time of the whole result, which a query may take long to send; ``progress`` is the
+        result's. Control-C in the main thread stops what runs for the ticket, and so does this thread's ``STOPPER``.
+
+        Raises:
+            CancelledError: it was stopped.
         """
+        got: list[Result] = []
+
+        def stop() -> None:
+            if got:
+                got[0].close()
+            else:
+                self.stop(ticket)
 
         def run(options: flight.FlightCallOptions) -> Result:
-            stream = self.client.do_get(flight.Ticket(ticket), options)
-            return Result(stream.to_reader(), stream.cancel)
+            stream = interruptible(
+                lambda: self.client.do_get(flight.Ticket(ticket), options), flight.FlightStreamReader.cancel
+            )
+            try:
+                return Result(stream.to_reader(), stream.cancel, self._shown, progress=progress)
+            except BaseException:
+                stream.cancel()
+                raise
 
-        return self.call(run, timed=timed, headers=headers)
+        stopper = STOPPER.get()
+        if stopper is not None:
+            stopper.add(stop)
+        try:
+            got.append(self.call(run, timed=timed, headers=headers))
+            return got[0]
+        except KeyboardInterrupt:
+            stop()
+            raise
+
+    def stop(self, ticket: bytes) -> None:
+        """Stop what runs for a ticket, or will, if the ticket is a statement's; a server that is gone runs nothing."""
+        info = FlightInfo(endpoint=(FlightEndpoint(FlightTicket(ticket)),))
+        with suppress(TickflightError):
+            self.action("CancelFlightInfo", CancelFlightInfoRequest(info))
 
     def open(self, ticket: bytes, *, headers: Headers = (), anew: bool = False) -> flight.FlightStreamReader:
         """Return the stream of a ticket, batch by batch with what travels beside them; its schema is here by then.

@@ -62,6 +62,16 @@ class TailMark(Message, package=TICKFLIGHT):
 
 
 @dataclass(frozen=True)
+class ResumeToken(Message, package=TICKFLIGHT):
+    """What a mark's ``resume`` holds: of which data folder (``writer``, 16 bytes) and table, after which ``seq``."""
+
+    writer: bytes = b""
+    table: str = ""
+    seq: int = 0
+    since_us: int | None = None
+
+
+@dataclass(frozen=True)
 class Replay(Wrapped, package=TICKFLIGHT):
     """Stored rows in order of timestamp, receipt_timestamp and seq, with ``start_us`` <= timestamp < ``end_us``."""
 

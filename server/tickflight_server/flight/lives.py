@@ -24,8 +24,8 @@ from tickflight_server.flight.open_streams import OpenStreams
 from tickflight_server.flight.parameters import read_batches, rows_of
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.status import mapped_errors
-from tickflight_server.flight.streams import cut_by_bytes
 from tickflight_server.query.engine import Engine
+from tickflight_server.query.execution import cut_by_bytes
 from tickflight_server.query.live import LiveQuery, Update
 from tickflight_server.query.stability import Stability
 from tickflight_server.store import Store

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tickflight_server.query.binding import parse, unparse
 from tickflight_server.query.stability import Stability
-from tickflight_server.query.travel import CATALOG, walk
+from tickflight_server.query.trees import CATALOG, walk
 from tickflight_server.schemas import STORED, TableSchema
 
 RANGES_MAX = 8

@@ -26,13 +26,14 @@ from tickflight_server.errors import (
 )
 from tickflight_server.query.buckets import RANGES_MAX, Buckets, NotKeptError, Text, read_buckets, renamed
 from tickflight_server.query.database import relation
-from tickflight_server.query.engine import Engine, Plan, Started
+from tickflight_server.query.engine import Engine, Started
+from tickflight_server.query.plan import Plan
 from tickflight_server.query.session import Options
 from tickflight_server.query.stability import Stability
 from tickflight_server.query.statement import Statement
 from tickflight_server.query.stopping import interrupt
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
-from tickflight_server.query.travel import walk
+from tickflight_server.query.trees import walk
 from tickflight_server.query.writing import Writing
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store

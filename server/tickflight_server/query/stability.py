@@ -14,7 +14,7 @@ import duckdb
 
 from tickflight_server.query.binding import parse
 from tickflight_server.query.connections import Connections
-from tickflight_server.query.travel import CATALOG, walk
+from tickflight_server.query.trees import CATALOG, walk
 
 # what the engine takes for a call where no column has the name
 _VALUES = frozenset(
