@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tickflight.errors import TRANSLATED, QueryError, TickflightError, UnavailableError, translate
+from tickflight.errors import QueryError, TickflightError, UnavailableError, translate
 from tickflight.wire.streams import Live as LiveRequest
 from tickflight.wire.streams import LiveMark
 
@@ -207,10 +207,8 @@ class Live:
             try:
                 self._read()
                 failure: TickflightError = UnavailableError("the server ended the stream.")
-            except TRANSLATED as error:
+            except Exception as error:  # whatever it is, who waits is to know
                 failure = translate(error)
-            except TickflightError as error:
-                failure = error
             if not self._goes_on(failure):
                 return
             tries = 0 if self._count > before else tries + 1
