@@ -14,8 +14,15 @@ from tickflight.merging import ReplayChunk
 
 # as hftbacktest 2.4 has them
 TYPES = SimpleNamespace(
-    **{"DEPTH_EVENT": 1, "TRADE_EVENT": 2, "DEPTH_CLEAR_EVENT": 3, "DEPTH_SNAPSHOT_EVENT": 4, "DEPTH_BBO_EVENT": 5},
-    **{"EXCH_EVENT": 1 << 31, "LOCAL_EVENT": 1 << 30, "BUY_EVENT": 1 << 29, "SELL_EVENT": 1 << 28},
+    DEPTH_EVENT=1,
+    TRADE_EVENT=2,
+    DEPTH_CLEAR_EVENT=3,
+    DEPTH_SNAPSHOT_EVENT=4,
+    DEPTH_BBO_EVENT=5,
+    EXCH_EVENT=1 << 31,
+    LOCAL_EVENT=1 << 30,
+    BUY_EVENT=1 << 29,
+    SELL_EVENT=1 << 28,
     event_dtype=np.dtype(
         [("ev", "u8"), ("exch_ts", "i8"), ("local_ts", "i8"), ("px", "f8"), ("qty", "f8"), ("order_id", "u8")]
     ),
