@@ -9,6 +9,7 @@ from tickflight.client import Client, connect
 from tickflight.errors import (
     AuthenticationError,
     CancelledError,
+    LagError,
     NotFoundError,
     PermissionDeniedError,
     QueryError,
@@ -18,10 +19,12 @@ from tickflight.errors import (
     UnsupportedError,
     WriteError,
 )
+from tickflight.live import Live
 from tickflight.merging import ReplayChunk
 from tickflight.replay import Replay
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot
+from tickflight.tail import Skipped, Tail
 from tickflight.writer import Ack, Writer
 
 __all__ = [
@@ -29,6 +32,8 @@ __all__ = [
     "AuthenticationError",
     "CancelledError",
     "Client",
+    "LagError",
+    "Live",
     "NotFoundError",
     "PermissionDeniedError",
     "QueryError",
@@ -36,7 +41,9 @@ __all__ = [
     "ReplayChunk",
     "Result",
     "ServerError",
+    "Skipped",
     "Snapshot",
+    "Tail",
     "TickflightError",
     "UnavailableError",
     "UnsupportedError",

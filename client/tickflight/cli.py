@@ -18,9 +18,11 @@ import pyarrow as pa
 from tickflight.client import Client, connect
 from tickflight.connection import DEFAULT_ADDRESS
 from tickflight.errors import TickflightError
+from tickflight.preview import cut
 from tickflight.result import Result
 
 _ROWS_SHOWN = 50
+_CELL_CHARS = 40
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _query(client: Client, options: argparse.Namespace) -> None:
     write = _FORMATS[options.format]
-    with client.sql(options.sql) as result:
+    # progress is for who waits, not between the rows
+    rows_seen = not options.output and options.format != "table" and sys.stdout.isatty()
+    with client.sql(options.sql, progress=False if rows_seen else None) as result:
         if options.output:
             with open(options.output, "wb") as file:  # noqa: PTH123 - the path is the user's, as given
                 write(result, file)
@@ -103,8 +107,7 @@ def _write_table(result: Result, file: IO[bytes]) -> None:
 
 
 def _cell(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return "" if value is None else cut(str(value), _CELL_CHARS)
 
 
 def _write_csv(result: Result, file: IO[bytes]) -> None:

@@ -7,7 +7,8 @@ its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -15,11 +16,14 @@ import pyarrow as pa
 from tickflight.bars import Interval, Kind, bars_query
 from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
 from tickflight.errors import NotFoundError, QueryError
+from tickflight.live import SILENCE_S, Live
 from tickflight.replay import Columns, Replay, Time, Where, make_requests
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot, header
+from tickflight.tail import Since, Skipped, Tail, make_request
 from tickflight.wire.actions import FeedReport, Flush, FlushResult, Health, HealthResult
 from tickflight.wire.commands import CommandGetTables
+from tickflight.wire.streams import Live as LiveRequest
 from tickflight.wire.tickets import Query
 from tickflight.writer import Writer
 
@@ -78,21 +82,113 @@ class Client:
     def __repr__(self) -> str:
         return f"<tickflight.Client of {self._connection.address}>"
 
-    def sql(self, query: str, params: Parameters | None = None, *, snapshot: Snapshot | str | None = None) -> Result:
+    def sql(
+        self,
+        query: str,
+        params: Parameters | None = None,
+        *,
+        snapshot: Snapshot | str | None = None,
+        progress: bool | None = None,
+    ) -> Result:
         """Run a query; when this returns, it was accepted and its rows are on their way.
+
+        Control-C while it runs cancels it on the server.
 
         Args:
             query: one SQL statement in DuckDB's dialect.
             params: values of ``?`` or ``$1`` in order, or of ``$name`` by name; they are bound, never spliced.
             snapshot: see the rows of a snapshot (or its id) in place of the newest ones.
+            progress: whether reading the result shows how far it is; None where somebody looks: a terminal, a notebook.
 
         Raises:
             QueryError: the statement or a parameter is wrong; the message shows the place.
             NotFoundError: the snapshot has ended, or a version that the statement asks for is gone.
         """
-        ticket = Query(query, parameters_to_ipc(params) if params else b"")
+        ticket = Query(query, parameters_to_ipc(params) if params else b"", os.urandom(16))
         seen = self._snapshot if snapshot is None else snapshot
-        return self._connection.get(ticket.serialize(), headers=header(seen))
+        return self._connection.get(ticket.serialize(), headers=header(seen), progress=progress)
+
+    def live(
+        self, sql: str, params: Parameters | None = None, *, every: float = 1.0, silence_s: float = SILENCE_S
+    ) -> Live:
+        """Keep a query's result fresh: iterate over its updates, each the whole result as a table.
+
+        The first update comes at once, the next ones when the result has changed. It goes on by itself when the
+        server is restarted; ``close`` it when it is not needed any more.
+
+        Args:
+            sql: one query; ``mode`` and ``reason`` of what is returned say whether it is kept incrementally.
+            params: as of ``sql``.
+            every: least seconds between two updates; the server has a least one, too (``query.live_every_min_ms``).
+            silence_s: the stream is asked for anew after so long without a word; three times the server's
+                ``query.heartbeat_s``.
+
+        Raises:
+            QueryError: the statement or a parameter is wrong; the message shows the place.
+            UnsupportedError: it is no query.
+            UnavailableError: the server has as many streams open as it may.
+        """
+        request = LiveRequest(sql, parameters_to_ipc(params) if params else b"", max(1, round(every * 1000)))
+        headers = header(self._snapshot)
+
+        def open_stream(ticket: bytes, anew: bool) -> Any:
+            return self._connection.open(ticket, headers=headers, anew=anew)
+
+        return Live(open_stream, request, silence_s=silence_s)
+
+    def tail(
+        self,
+        table: str,
+        *,
+        symbols: Sequence[str] | str | None = None,
+        exchanges: Sequence[str] | str | None = None,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        since: Since | None = None,
+        resume: str | bytes | None = None,
+        on_lag: Literal["end", "skip"] = "end",
+        lag_rows_max: int | None = None,
+        reconnect_s: float | None = 600.0,
+        on_skip: Callable[[Skipped], None] | None = None,
+    ) -> Tail:
+        """Follow a table: an iterator of record batches as rows become durable, each row once, in order of ``seq``.
+
+        After a lost connection or a restart of the server it goes on by itself where it was.
+
+        Args:
+            table: a stored table, such as ``trades`` or ``market.l2_book``.
+            symbols: only these; all when absent.
+            exchanges: only these; all when absent.
+            columns: only these, in this order; all when absent.
+            where: a condition in SQL over the table's columns, such as ``"price > 50000"``.
+            since: with the stored rows from here on, and then the new ones. A time (without a zone UTC, as a text in
+                ISO form, "today" for the start of today in UTC, or a timedelta back from now) leaves out all rows with
+                an earlier ``timestamp``; a number is a ``seq``, after which it begins, so that 0 is everything. When
+                absent, rows that become durable from now on.
+            resume: the token of a batch, to go on after it.
+            on_lag: what becomes of a reader that is too many rows behind: "end" raises ``LagError``, "skip" goes on
+                with the newest rows and tells what was left out in ``skipped`` and to ``on_skip``.
+            lag_rows_max: how many rows are too many; as many as the server allows when absent.
+            reconnect_s: how long it tries to reach a server that is away; None is for ever.
+            on_skip: is told of each range of rows that was left out.
+
+        Raises:
+            QueryError: the condition, a column or another argument is wrong.
+            NotFoundError: there is no such table.
+            UnavailableError: the server has as many tails as it may.
+        """
+        request = make_request(
+            table,
+            symbols=symbols,
+            exchanges=exchanges,
+            columns=columns,
+            where=where,
+            since=since,
+            resume=resume,
+            on_lag=on_lag,
+            lag_rows_max=lag_rows_max,
+        )
+        return Tail(self._connection, request, reconnect_s=reconnect_s, on_skip=on_skip)
 
     def replay(
         self,

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pyarrow import flight
 
-from tickflight.errors import TRANSLATED, AuthenticationError, QueryError, UnavailableError, translate
-from tickflight.result import Result
-from tickflight.wire.actions import parse_action_result
+from tickflight.background import STOPPER, interruptible
+from tickflight.errors import (
+    TRANSLATED,
+    AuthenticationError,
+    CancelledError,
+    QueryError,
+    TickflightError,
+    UnavailableError,
+    translate,
+)
+from tickflight.result import Result, Shown
+from tickflight.wire.actions import CancelFlightInfoRequest, parse_action_result
 from tickflight.wire.codec import Message
+from tickflight.wire.flight import FlightEndpoint, FlightInfo, FlightTicket
 
 DEFAULT_ADDRESS = "grpc://127.0.0.1:8815"
 T = TypeVar("T")
@@ -70,10 +81,9 @@ class Connection:
         self._credentials = credentials
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        options: dict[str, Any] = {"tls_root_certs": tls_roots} if tls_roots else {}
-        # gRPC would wait longer and longer, up to two minutes, for a server that is back long since
-        options["generic_options"] = list(_RECONNECT_MS.items())
-        self.client = flight.FlightClient(self.address, **options)
+        self._shown = Shown()
+        self._tls_roots = tls_roots
+        self.client = self._connect()
         self._header: tuple[bytes, bytes] | None = None
         if credentials.token is not None:
             self._header = (b"authorization", f"Bearer {credentials.token}".encode())
@@ -82,6 +92,20 @@ class Connection:
         except BaseException:
             self.client.close()
             raise
+
+    def _connect(self, *more: tuple[str, int]) -> flight.FlightClient:
+        options: dict[str, Any] = {"tls_root_certs": self._tls_roots} if self._tls_roots else {}
+        # gRPC would wait longer and longer, up to two minutes, for a server that is back long since
+        options["generic_options"] = [*_RECONNECT_MS.items(), *more]
+        return flight.FlightClient(self.address, **options)
+
+    def renew(self) -> None:
+        """Use another channel from now on: a network that swallows what is sent tells nobody that a channel is dead.
+
+        Calls that are under way go on where they are.
+        """
+        # without a pool of its own it would be the same connection again
+        self.client = self._connect(("grpc.use_local_subchannel_pool", 1))
 
     def login(self) -> None:
         """Exchange user and password for a bearer token; nothing to do with a token or without a user."""
@@ -122,17 +146,72 @@ class Connection:
         except TRANSLATED as error:
             raise translate(error) from None
 
-    def get(self, ticket: bytes, *, timed: bool = False, headers: Headers = ()) -> Result:
+    def get(self, ticket: bytes, *, timed: bool = False, headers: Headers = (), progress: bool | None = None) -> Result:
         """Return the stream of a ticket; its schema is here when this returns.
 
-        ``timed`` limits the time of the whole result, which a query may take long to send.
+        ``timed`` limits the time of the whole result, which a query may take long to send; ``progress`` is the
+        result's. Control-C in the main thread stops what runs for the ticket, and so does this thread's ``STOPPER``.
+
+        Raises:
+            CancelledError: it was stopped.
         """
+        got: list[Result] = []
+
+        def stop() -> None:
+            if got:
+                got[0].close()
+            else:
+                self.stop(ticket)
 
         def run(options: flight.FlightCallOptions) -> Result:
-            stream = self.client.do_get(flight.Ticket(ticket), options)
-            return Result(stream.to_reader(), stream.cancel)
+            stream = interruptible(
+                lambda: self.client.do_get(flight.Ticket(ticket), options), flight.FlightStreamReader.cancel
+            )
+            try:
+                return Result(stream.to_reader(), stream.cancel, self._shown, progress=progress)
+            except BaseException:
+                stream.cancel()
+                raise
 
-        return self.call(run, timed=timed, headers=headers)
+        stopper = STOPPER.get()
+        if stopper is not None:
+            stopper.add(stop)
+        try:
+            got.append(self.call(run, timed=timed, headers=headers))
+            return got[0]
+        except KeyboardInterrupt:
+            stop()
+            raise
+
+    def stop(self, ticket: bytes) -> None:
+        """Stop what runs for a ticket, or will, if the ticket is a statement's; a server that is gone runs nothing."""
+        info = FlightInfo(endpoint=(FlightEndpoint(FlightTicket(ticket)),))
+        with suppress(TickflightError):
+            self.action("CancelFlightInfo", CancelFlightInfoRequest(info))
+
+    def open(self, ticket: bytes, *, headers: Headers = (), anew: bool = False) -> flight.FlightStreamReader:
+        """Return the stream of a ticket, batch by batch with what travels beside them; its schema is here by then.
+
+        With ``anew`` it comes over another channel, and the server is asked first whether it answers at all: the
+        ticket is then a command, too.
+
+        Raises:
+            UnavailableError: it does not answer in time.
+        """
+
+        def run(options: flight.FlightCallOptions) -> flight.FlightStreamReader:
+            stream = self.client.do_get(flight.Ticket(ticket), options)
+            _ = stream.schema
+            return stream
+
+        if anew:
+            self.renew()
+            command = flight.FlightDescriptor.for_command(ticket)
+            try:
+                self.call(lambda options: self.client.get_schema(command, options), headers=headers)
+            except CancelledError as error:
+                raise UnavailableError(f"the server does not answer: {error}") from None
+        return self.call(run, timed=False, headers=headers)
 
     def action(self, kind: str, request: Message) -> Message | None:
         """Run an action; return its result, None for one that has none."""

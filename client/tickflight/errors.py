@@ -5,6 +5,7 @@ detail reaches the reader.
 
     TickflightError
     ├── UnavailableError       the server cannot be reached, or is too busy: try again
+    │   └── LagError           a tail's reader was too slow; it can go on where it was
     ├── AuthenticationError    wrong or missing credentials
     ├── PermissionDeniedError  known, but not allowed
     ├── QueryError             the statement or its parameters; keeps the engine's place marker
@@ -30,6 +31,15 @@ class TickflightError(Exception):
 
 class UnavailableError(TickflightError):
     """The server cannot be reached or has no room now; the same call may go through later."""
+
+
+class LagError(UnavailableError):
+    """A tail ended because its reader was too slow: it has all rows up to ``seq``, and ``token`` goes on after them."""
+
+    def __init__(self, message: str, *, token: str = "", seq: int = 0) -> None:
+        super().__init__(message)
+        self.token = token
+        self.seq = seq
 
 
 class AuthenticationError(TickflightError):

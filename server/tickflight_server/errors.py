@@ -18,6 +18,7 @@ there is one, a ``hint`` that tells the reader what to do. Translation to a wire
     ├── CancelledError         the caller's wish
     │   └── TimedOutError      a time limit that the caller or the server set
     ├── BusyError              the moment's: a queue or a buffer is full, try again
+    │   └── LagError           the caller's: it reads more slowly than rows come
     └── StorageError           the machine's: disk, file system
         ├── LogCorruptError    a bad checksum before the log's tail
         └── LogClosedError     the log refuses writes since an fsync failed, or is closed
@@ -127,6 +128,12 @@ class BusyError(ServerError):
     """A bounded queue or buffer is full; the same call may go through later."""
 
     code = "busy"
+
+
+class LagError(BusyError):
+    """A reader of live rows fell further behind than it may; the message says how far it has got."""
+
+    code = "lag"
 
 
 class StorageError(ServerError):

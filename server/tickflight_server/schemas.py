@@ -25,6 +25,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from tickflight_server.errors import NotFoundError
+
 Kind = Literal["label", "text", "number", "time", "int", "flag", "numbers", "texts"]
 NumericType = Literal["float64", "decimal"]
 
@@ -235,3 +237,19 @@ STORED: Mapping[str, TableSchema] = {t.name: t for t in _ALL}
 
 MARKET: Mapping[str, TableSchema] = {t.name: t for t in _ALL if t.schema == "market"}
 """The tables of schema ``market`` by name, which is cryptofeed's own constant of the channel."""
+
+
+def stored(name: str) -> TableSchema:
+    """Return the stored table ``name``, which may have its schema before it.
+
+    Raises:
+        NotFoundError: there is no such table.
+    """
+    schema, _, table = name.lower().rpartition(".")
+    found = STORED.get(table)
+    if found is None or schema not in ("", found.schema):
+        raise NotFoundError(
+            f"there is no stored table {name[:100]!r}.",
+            hint=f"There are {', '.join(f'{t.schema}.{t.name}' for t in STORED.values())}.",
+        )
+    return found

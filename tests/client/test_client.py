@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -190,3 +193,31 @@ def test_import_takes_less_than_half_a_second() -> None:
     code = "import time; before = time.process_time(); import tickflight; print(time.process_time() - before)"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert min(float(run.stdout) for run in runs) < 0.5
+
+
+SILENT = "SELECT count(*) FROM range(10000000000000) WHERE range % 3 = 1"
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda client: client.sql(SILENT),
+        lambda client: client.sql("SELECT x FROM range(100000000000000) r(x)", progress=False).arrow(),
+        lambda client: client.sql("SELECT x FROM range(100000000000000) r(x)", progress=True).arrow(),
+    ],
+    ids=["before its first rows", "in the middle", "in the middle, with progress"],
+)
+def test_control_c_ends_the_wait_and_the_query(
+    served: Any, reading: tickflight.Client, until: Callable[..., None], run: Callable[[tickflight.Client], object]
+) -> None:
+    def interrupt() -> None:
+        until(lambda: served.free_places == 7)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may come while the thread is being started
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        run(reading)
+    interrupting.join()
+    until(lambda: served.free_places == 8)
+    assert reading.sql("SELECT 1 AS x").arrow().num_rows == 1

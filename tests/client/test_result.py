@@ -157,3 +157,89 @@ def test_error_in_the_middle_is_of_one_tree(reading: tickflight.Client, read: Ca
     with pytest.raises(tickflight.QueryError, match="Could not convert string 'no500000' to INT32") as caught:
         read(reading.sql(LATE.replace(" AS n", f" AS n{more}")))
     assert "gRPC" not in str(caught.value)
+
+
+SLOW = "SELECT x FROM range(100000000000) r(x) WHERE x < 3 OR x > 99999999998"
+MANY = "FROM range(3000000)"
+
+
+@pytest.mark.parametrize("look", [repr, tickflight.Result._repr_html_])
+@pytest.mark.parametrize("query", [FULL, EMPTY, "FROM trades", MANY])
+@pytest.mark.parametrize(
+    "read",
+    [
+        tickflight.Result.arrow,
+        lambda r: r.reader().read_all(),
+        lambda r: pa.Table.from_batches(list(r), r.schema),
+        lambda r: pa.table(r.polars().to_arrow()),
+    ],
+)
+def test_looking_takes_no_rows_away(
+    reading: tickflight.Client,
+    look: Callable[[tickflight.Result], str],
+    query: str,
+    read: Callable[[tickflight.Result], pa.Table],
+) -> None:
+    result = reading.sql(query)
+    assert look(result) == look(result)
+    assert read(result).num_rows == reading.sql(query).arrow().num_rows
+
+
+def test_prompt_shows_rows_types_and_the_number_of_a_small_result(reading: tickflight.Client) -> None:
+    lines = repr(reading.sql("SELECT symbol, price FROM trades ORDER BY seq")).splitlines()
+    assert lines[0].split() == ["symbol", "price"]
+    assert lines[1].split() == ["string", "double"]
+    assert lines[3].split() == ["BTC-USDT", "0.0"]
+    assert len(lines) == 3 + 10 + 1
+    assert lines[-1] == "200 rows (the first 10 are shown), 2 columns"
+
+
+def test_number_of_rows_of_a_large_result_is_told_once_it_was_read(reading: tickflight.Client) -> None:
+    result = reading.sql(MANY)
+    assert repr(result).endswith("the first 10 rows, 1 column; more follow when it is read")
+    result.arrow()
+    assert repr(result).endswith("3,000,000 rows (the first 10 are shown), 1 column")
+
+
+def test_result_that_was_streamed_shows_its_schema(reading: tickflight.Client) -> None:
+    result = reading.sql(FULL)
+    list(result)
+    assert "timestamp[us]" in repr(result)
+    assert repr(result).endswith("10 columns; this result was streamed or closed already")
+
+
+def test_error_in_the_middle_is_shown_and_still_raised(reading: tickflight.Client) -> None:
+    result = reading.sql(LATE)
+    assert "QueryError: Conversion Error" in repr(result) or "more follow" in repr(result)
+    with pytest.raises(tickflight.QueryError, match="Could not convert"):
+        result.arrow()
+
+
+def test_rows_that_come_late_are_not_waited_for_when_some_are_there(
+    served: Any, reading: tickflight.Client, until: Callable[..., None]
+) -> None:
+    result = reading.sql(ENDLESS)
+    assert "more follow" in repr(result)
+    result.close()
+    until(lambda: served.free_places == 8)
+
+
+def test_notebook_that_shows_and_never_reads_leaves_few_queries_open(
+    served: Any, reading: tickflight.Client, until: Callable[..., None]
+) -> None:
+    shown = []
+    for _ in range(12):  # more than the server has places
+        shown.append(reading.sql(ENDLESS))
+        repr(shown[-1])
+        if len(shown) == 7:
+            shown.pop(0).close()
+    for result in shown:
+        result.close()
+    until(lambda: served.free_places == 8)
+
+
+def test_progress_changes_no_row(reading: tickflight.Client) -> None:
+    for query in (MANY, FULL, EMPTY):
+        plain = reading.sql(query, progress=False).arrow()
+        assert reading.sql(query, progress=True).arrow() == plain
+        assert pa.Table.from_batches(list(reading.sql(query, progress=True)), plain.schema) == plain

@@ -42,7 +42,11 @@ def test_the_specifications_defaults_hold() -> None:
     assert (lakehouse.query_engine, lakehouse.enabled, lakehouse.numeric_type) == ("duckdb", True, "float64")
 
 
-@pytest.mark.parametrize("section", {s for s in sections() if s is not Settings}, ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "section",
+    sorted({s for s in sections() if s is not Settings}, key=lambda s: s.__name__),
+    ids=lambda s: s.__name__,
+)
 def test_every_setting_is_described(section: type[BaseModel]) -> None:
     assert section.__doc__
     assert [n for n, f in section.model_fields.items() if not f.description] == []

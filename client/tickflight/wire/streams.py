@@ -62,6 +62,16 @@ class TailMark(Message, package=TICKFLIGHT):
 
 
 @dataclass(frozen=True)
+class ResumeToken(Message, package=TICKFLIGHT):
+    """What a mark's ``resume`` holds: of which data folder (``writer``, 16 bytes) and table, after which ``seq``."""
+
+    writer: bytes = b""
+    table: str = ""
+    seq: int = 0
+    since_us: int | None = None
+
+
+@dataclass(frozen=True)
 class Replay(Wrapped, package=TICKFLIGHT):
     """Stored rows in order of timestamp, receipt_timestamp and seq, with ``start_us`` <= timestamp < ``end_us``."""
 
@@ -83,7 +93,8 @@ class Live(Wrapped, package=TICKFLIGHT):
 class LiveMark(Message, package=TICKFLIGHT):
     """Which ``update`` a batch belongs to, whether it is its ``last`` one, and how the update was made.
 
-    ``mode`` is "incremental" or "asked again", for ``reason``; ``asked_us`` is when, in microseconds since 1970 UTC.
+    ``update`` 0 is of no update: an empty batch that says that the server is there. ``mode`` is "incremental" or
+    "asked again", for ``reason``; ``asked_us`` is when, in microseconds since 1970 UTC.
     """
 
     update: int = 0

@@ -36,10 +36,14 @@ class TicketStatementQuery(Wrapped, package=FLIGHT_SQL):
 
 @dataclass(frozen=True)
 class Query(Wrapped, package=TICKFLIGHT):
-    """A query in one round trip. ``params``: an Arrow IPC stream of one batch with one row, b"" = none."""
+    """A query in one round trip. ``params``: an Arrow IPC stream of one batch with one row, b"" = none.
+
+    ``id``: made up by the client, for CancelFlightInfo, b"" = none.
+    """
 
     sql: str = ""
     params: bytes = b""
+    id: bytes = b""
 
 
 Ticket = (

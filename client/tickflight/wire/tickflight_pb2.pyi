@@ -8,12 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Query(_message.Message):
-    __slots__ = ("sql", "params")
+    __slots__ = ("sql", "params", "id")
     SQL_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     sql: str
     params: bytes
-    def __init__(self, sql: _Optional[str] = ..., params: _Optional[bytes] = ...) -> None: ...
+    id: bytes
+    def __init__(self, sql: _Optional[str] = ..., params: _Optional[bytes] = ..., id: _Optional[bytes] = ...) -> None: ...
 
 class AppendStream(_message.Message):
     __slots__ = ("table", "schema", "producer")
@@ -206,6 +208,18 @@ class TailMark(_message.Message):
     skipped_why: str
     ended: str
     def __init__(self, resume: _Optional[bytes] = ..., seq: _Optional[int] = ..., newest_seq: _Optional[int] = ..., durable_us: _Optional[int] = ..., skipped_first: _Optional[int] = ..., skipped_last: _Optional[int] = ..., skipped_why: _Optional[str] = ..., ended: _Optional[str] = ...) -> None: ...
+
+class ResumeToken(_message.Message):
+    __slots__ = ("writer", "table", "seq", "since_us")
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    writer: bytes
+    table: str
+    seq: int
+    since_us: int
+    def __init__(self, writer: _Optional[bytes] = ..., table: _Optional[str] = ..., seq: _Optional[int] = ..., since_us: _Optional[int] = ...) -> None: ...
 
 class Replay(_message.Message):
     __slots__ = ("selection", "start_us", "end_us")

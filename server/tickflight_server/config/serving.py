@@ -27,6 +27,8 @@ class QuerySettings(Section):
         512, ge=1, description="largest result in a transaction that has written, or with temporary tables"
     )
     statement_timeout_s: float = Field(0.0, ge=0, description="longest run of a statement; 0 is no limit")
+    book_cache_mb: int = Field(256, ge=0, description="memory for books that are kept between calls of book_at")
+    book_levels_max: int = Field(10_000_000, ge=1000, description="levels, or books, that one call of books() may give")
     share_rows: int = Field(
         1_000_000, ge=1, description="rows of each endpoint when a plain scan is answered with several"
     )
@@ -38,8 +40,23 @@ class QuerySettings(Section):
     sessions_max: int = Field(10_000, ge=1, description="sessions with options, transactions or temporary tables")
     session_idle_s: float = Field(3600.0, gt=0, description="an unused session ends after it, and rolls back")
     transaction_idle_s: float = Field(600.0, gt=0, description="an unused transaction that has written is rolled back")
+    tail_lag_rows_max: int = Field(
+        5_000_000, ge=1, description="rows that a reader of a tail may be behind; then it ends, or skips them"
+    )
+    tail_batches_per_s: int = Field(
+        2000,
+        ge=1,
+        description="batches of new rows that all tails together are sent a second; more readers, larger ones",
+    )
+    tail_shared_mb: int = Field(
+        8, ge=1, description="new rows kept in memory for readers of like tails, for each kind of tail"
+    )
     handles_max: int = Field(10_000, ge=1, description="open tickets and prepared statements")
     handle_idle_s: float = Field(600.0, gt=0, description="an unused ticket or prepared statement is dropped after it")
+    streams_max: int = Field(256, ge=1, description="tails and live queries open at once")
+    heartbeat_s: float = Field(5.0, gt=0, description="longest silence on a stream of live rows")
+    live_every_min_ms: int = Field(50, ge=1, description="least time between two updates of a live query")
+    live_result_mb: int = Field(64, ge=1, description="largest result of a live query, which is kept in memory")
 
 
 class FlightSettings(Section):

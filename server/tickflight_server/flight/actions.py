@@ -25,7 +25,7 @@ from tickflight.wire.actions import (
 from tickflight.wire.codec import Message
 from tickflight.wire.enums import CancelResult, CancelStatus, CloseSessionStatus, EndTransaction
 from tickflight.wire.flight import FlightEndpoint, FlightInfo
-from tickflight.wire.tickets import TicketStatementQuery, parse_ticket
+from tickflight.wire.tickets import Query, TicketStatementQuery, parse_ticket
 from tickflight_server.clock import Clock
 from tickflight_server.errors import InputError
 from tickflight_server.flight.auth import Authenticator, Call
@@ -90,17 +90,22 @@ class ActionService:
         )
 
     def _cancel(self, call: Call, info: FlightInfo) -> bool:
-        handles = [handle for endpoint in info.endpoint if (handle := _handle(endpoint))]
+        tickets = [ticket for endpoint in info.endpoint if (ticket := _ticket(endpoint))]
         # all of them, whatever the first says
-        return sum(self._queries.cancel(call, handle) for handle in handles) > 0
+        return sum(self._cancel_ticket(call, ticket) for ticket in tickets) > 0
+
+    def _cancel_ticket(self, call: Call, ticket: TicketStatementQuery | Query) -> bool:
+        if isinstance(ticket, Query):
+            return self._queries.cancel_query(call, ticket)
+        return self._queries.cancel(call, ticket.statement_handle)
 
     def renew_endpoint(self, call: Call, request: RenewFlightEndpointRequest) -> Message:
         """Keep a ticket for as long as a new one."""
         endpoint = request.endpoint
-        handle = _handle(endpoint)
-        if handle is None:
+        ticket = _ticket(endpoint)
+        if not isinstance(ticket, TicketStatementQuery):
             raise InputError("the endpoint does not expire.", hint="Only the tickets of statements do.")
-        self._queries.renew(call, handle)
+        self._queries.renew(call, ticket.statement_handle)
         expires = int((self._clock.now_us() / 1e6 + self._handle_idle_s) * 1e9)
         return FlightEndpoint(endpoint.ticket, endpoint.location, expires, endpoint.app_metadata)
 
@@ -119,10 +124,10 @@ class ActionService:
         return CloseSessionResult(CloseSessionStatus.CLOSED)
 
 
-def _handle(endpoint: FlightEndpoint) -> bytes | None:
-    """Return the handle of a statement's ticket, None if it is no such ticket."""
+def _ticket(endpoint: FlightEndpoint) -> TicketStatementQuery | Query | None:
+    """Return a statement's ticket, None if it is no such ticket."""
     try:
         ticket = parse_ticket(endpoint.ticket.ticket) if endpoint.ticket is not None else None
     except WireError:
         return None
-    return ticket.statement_handle if isinstance(ticket, TicketStatementQuery) else None
+    return ticket if isinstance(ticket, TicketStatementQuery | Query) else None

@@ -33,6 +33,7 @@ MIDDLEWARE = "call"
 SNAPSHOT_HEADER = "x-tickflight-snapshot"
 COOKIE = "arrow_flight_session_id"
 WATCH_INTERVAL_S = 0.01
+_WATCH_CALL_S = 0.001  # for each call that is looked after; a hundred are looked at ten times a second
 _WATCH_IDLE_S = 1.0  # without calls the thread ends
 _HINT = "Log in with user and password, or send 'authorization: Bearer <token>'."
 
@@ -171,15 +172,15 @@ class Watcher:
                     if not self._calls:
                         self._thread = None
                         return
-            self._look()
-            time.sleep(WATCH_INTERVAL_S)
+            time.sleep(max(WATCH_INTERVAL_S, self._look() * _WATCH_CALL_S))
 
-    def _look(self) -> None:
+    def _look(self) -> int:
         # in a method of its own: what an ended call holds is not held here while the thread waits
         with self._lock:
             calls = list(self._calls)
         for call in calls:
             call.look()
+        return len(calls)
 
 
 class Call(flight.ServerMiddleware):  # type: ignore[misc]
@@ -207,7 +208,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         self.gone: Callable[[], bool] = lambda: False
         self._answer = answer
         self._watcher = watcher or Watcher()
-        self._held: list[Callable[[], None]] = []
+        self._held: list[Callable[[], object]] = []
         self._cancel: Callable[[], None] | None = None
         self._began = time.monotonic()
         self._ended = False
@@ -226,7 +227,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         """What the session of a client that keeps no cookies is found by."""
         return f"{self.session.user} {self.peer}"
 
-    def hold(self, close: Callable[[], None]) -> None:
+    def hold(self, close: Callable[[], object]) -> None:
         """Run ``close`` when the call has ended, in whatever way."""
         self._held.append(close)
 
@@ -239,6 +240,11 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         first, self._cancel = self._cancel is None, cancel
         if first:
             self._watcher.add(self)
+
+    def restart(self, limit_s: float) -> None:
+        """Count the time limit from now on: of a stream without an end, each step has one of its own; 0 is none."""
+        with self._lock:
+            self._began, self.limit_s = time.monotonic(), limit_s
 
     def look(self) -> None:
         """Cancel what there is to cancel, if the caller is gone or time is over; for the watcher."""

@@ -108,10 +108,24 @@ SERVED: Final = (
     ),
     Served(
         "GetFlightInfo, GetSchema",
+        "Tail",
+        ("TailService.info", "TailService.schema"),
+        "any client that follows a table; the ticket is the command",
+        "as Replay; a resume token of another server or table, a seq that is still to come (INVALID_ARGUMENT)",
+    ),
+    Served(
+        "GetFlightInfo, GetSchema",
         "Replay",
         ("ReplayService.info", "ReplayService.schema"),
         "any client that wants stored rows in order of time; the ticket is the command",
         "a condition that is more than one, a column that is not there (INVALID_ARGUMENT)",
+    ),
+    Served(
+        "GetFlightInfo, GetSchema",
+        "Live",
+        ("LiveService.info", "LiveService.schema"),
+        "any Flight client; see [live.md](live.md)",
+        "what is no query (UNIMPLEMENTED), or under a snapshot (INVALID_ARGUMENT)",
     ),
     Served(
         "DoGet",
@@ -136,10 +150,24 @@ SERVED: Final = (
     ),
     Served(
         "DoGet",
+        "Tail",
+        ("TailService.fetch",),
+        "the client's tail; any Flight client, see [tail.md](tail.md)",
+        "more than `query.streams_max` open (UNAVAILABLE); a reader that falls behind ends (UNAVAILABLE)",
+    ),
+    Served(
+        "DoGet",
         "Replay",
         ("ReplayService.fetch",),
         "the client's replay, one call a table",
         "a snapshot that has ended, at the start or on the way (NOT_FOUND)",
+    ),
+    Served(
+        "DoGet",
+        "Live",
+        ("LiveService.fetch",),
+        "the client's live; any Flight client that reads app_metadata",
+        "more than `query.streams_max` open tails and live queries (UNAVAILABLE)",
     ),
     Served(
         "DoGet",
@@ -214,7 +242,7 @@ SERVED: Final = (
         "CancelQuery",
         ("ActionService.cancel_query",),
         "older clients; deprecated",
-        "what has no handle to stop (NOT_CANCELLABLE): a one-trip query ends when its call is cancelled",
+        "what has no handle or id to stop by (NOT_CANCELLABLE)",
     ),
     Served(
         "DoAction",

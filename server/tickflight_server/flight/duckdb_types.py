@@ -13,7 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from tickflight.wire.enums import Nullable, Searchable, XdbcDataType, XdbcDatetimeSubcode
-from tickflight_server.query.travel import quoted
+from tickflight_server.query.trees import quoted
 
 UNKNOWN: Final = "VARCHAR"
 """Name for an Arrow type that DuckDB does not take: what a client can always read it as."""

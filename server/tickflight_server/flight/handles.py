@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tickflight_server.clock import Clock
-from tickflight_server.errors import NotFoundError
+from tickflight_server.errors import InputError, NotFoundError
 
 T = TypeVar("T")
+HANDLE_BYTES_MAX = 64
 
 
 @dataclass
@@ -54,6 +55,21 @@ class Handles(Generic[T]):
             self._entries[handle] = _Entry(user, value, now)
         self.sweep()
         return handle
+
+    def keep(self, user: str, handle: bytes, value: T) -> T:
+        """Keep ``value`` under a handle that ``user`` made up; return what is kept there, which may be an earlier one.
+
+        Raises:
+            InputError: the handle is empty, too long, or another user's.
+        """
+        if not 0 < len(handle) <= HANDLE_BYTES_MAX:
+            raise InputError(f"the id of a {self._what} has {len(handle)} bytes.", hint="Make up 16 random bytes.")
+        with self._lock:
+            entry = self._entries.setdefault(handle, _Entry(user, value, self._clock.monotonic()))
+        if entry.user != user:
+            raise InputError(f"the id of the {self._what} is taken.", hint="Make up 16 random bytes.")
+        self.sweep()
+        return entry.value
 
     def sweep(self, gone: Callable[[T], bool] | None = None) -> None:
         """Forget what is unused for long, what is too many, and what is ``gone``."""

@@ -31,7 +31,7 @@ from tickflight_server.flight.incoming import checked, chunks, schema_of
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.status import to_flight
 from tickflight_server.query.engine import Engine
-from tickflight_server.query.travel import CATALOG
+from tickflight_server.query.trees import CATALOG
 from tickflight_server.query.writer import Target, Writer
 from tickflight_server.schemas import STORED
 from tickflight_server.store import PRODUCER_BYTES_MAX, SEQUENCE_MAX, Ack, Store

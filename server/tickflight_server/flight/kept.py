@@ -14,7 +14,7 @@ import pyarrow as pa
 from tickflight_server.errors import CancelledError, StatementError
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.sessions import Asked
-from tickflight_server.query.engine import Plan
+from tickflight_server.query.plan import Plan
 from tickflight_server.query.shares import Share
 from tickflight_server.query.statement import Statement
 from tickflight_server.query.writing import Writing

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from tickflight_server.errors import StatementError
 from tickflight_server.flight.duckdb_types import UNKNOWN, type_name
-from tickflight_server.query.travel import quoted
+from tickflight_server.query.trees import quoted
 from tickflight_server.query.values import TypedValue
 
 _PER_SECOND: Final[Mapping[str, int]] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 from pyarrow import flight
@@ -17,14 +18,17 @@ from tickflight.wire.commands import CommandPreparedStatementQuery
 from tickflight.wire.tickets import Query, TicketStatementQuery
 from tickflight_server.clock import Clock
 from tickflight_server.config import QuerySettings
-from tickflight_server.errors import InputError, StatementError
+from tickflight_server.errors import InputError, NotFoundError, StatementError
 from tickflight_server.flight.auth import SNAPSHOT_HEADER, Call
 from tickflight_server.flight.handles import Handles
 from tickflight_server.flight.kept import Found, Planned, Prepared, Row, by_name, in_schema, rows_bound
 from tickflight_server.flight.parameters import read_batches, rows_of
 from tickflight_server.flight.sessions import Asked, Sessions
-from tickflight_server.flight.streams import cut_by_bytes, generated, stream
-from tickflight_server.query.engine import Engine, Plan
+from tickflight_server.flight.streams import generated, stream
+from tickflight_server.flight.tails import TailService
+from tickflight_server.query.engine import Engine
+from tickflight_server.query.execution import cut_by_bytes
+from tickflight_server.query.plan import Plan
 from tickflight_server.query.shares import Share
 from tickflight_server.query.statement import Statement
 from tickflight_server.query.writer import Outcome, Writer
@@ -40,8 +44,11 @@ _GUESSES: tuple[object, ...] = (None, 1, [1])
 class QueryService:
     """Planning, preparing and running statements for one server, in the sessions of its callers."""
 
-    def __init__(self, engine: Engine, sessions: Sessions, settings: QuerySettings, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, sessions: Sessions, tails: TailService, settings: QuerySettings, clock: Clock
+    ) -> None:
         self._engine = engine
+        self._tails = tails
         self._writer = Writer(engine)
         self._sessions = sessions
         self._settings = settings
@@ -96,7 +103,7 @@ class QueryService:
 
     def _plan(self, call: Call, statement: Statement, values: object, asked: Asked, *, guessed: bool = False) -> Plan:
         with call.limits():
-            return self._engine.plan(
+            plan = self._engine.plan(
                 statement,
                 values,  # type: ignore[arg-type]
                 guessed=guessed,
@@ -104,6 +111,9 @@ class QueryService:
                 seat=asked.session.seat(asked.transaction),
                 started=call.watch,
             )
+        if _never_ends(plan) and not guessed:
+            self._tails.check(plan, asked.session.options)
+        return plan
 
     def _returned(self, writing: Writing, asked: Asked) -> pa.Schema:
         return self._engine.returned(writing, asked.session.options, asked.session.seat(asked.transaction))
@@ -243,7 +253,8 @@ class QueryService:
         planned.runs(call)
         if planned.result is not None:
             return generated(planned.result.schema, planned.result.to_batches(), self._settings.batch_bytes)
-        assert planned.statement is not None
+        if planned.statement is None:
+            raise NotFoundError("the ticket is the id of a query in one round trip.", hint="Send the query itself.")
         plan, planned.plan = planned.plan, None
         if plan is None or (planned.share is None and self._clock.monotonic() - planned.made > PLAN_FRESH_S):
             plan = self._plan(call, planned.statement, (), planned.asked)
@@ -276,6 +287,9 @@ class QueryService:
     def _run_query(self, call: Call, ticket: Query) -> flight.FlightDataStream:
         """Run a statement in one round trip."""
         asked = self._sessions.asked(call)
+        if ticket.id:
+            self._planned.keep(call.session.user, ticket.id, Planned(asked)).runs(call)
+            call.hold(partial(self._planned.remove, call.session.user, ticket.id))
         statement = self._engine.read(ticket.sql)
         values: object = ()
         if ticket.params:
@@ -291,6 +305,8 @@ class QueryService:
         return self._run(call, self._plan(call, statement, values, asked), asked)
 
     def _run(self, call: Call, plan: Plan, asked: Asked, share: Share | None = None) -> flight.FlightDataStream:
+        if _never_ends(plan):
+            return self._tails.query(call, plan, asked.session.options)
         with call.limits():
             execution = self._engine.execute(
                 plan,
@@ -331,6 +347,12 @@ class QueryService:
             planned.cancel()
         return planned is not None
 
+    def cancel_query(self, call: Call, query: Query) -> bool:
+        """Stop a query in one round trip, also one that is still to come; return whether it has an id."""
+        if query.id:
+            self._planned.keep(call.session.user, query.id, Planned(self._sessions.asked(call))).cancel()
+        return bool(query.id)
+
     def renew(self, call: Call, handle: bytes) -> None:
         """Keep a ticket for as long as a new one.
 
@@ -338,3 +360,7 @@ class QueryService:
             NotFoundError: there is no such ticket, or it has ended.
         """
         self._planned.get(call.session.user, handle)
+
+
+def _never_ends(plan: Plan) -> bool:
+    return plan.statement.streams and not plan.statement.explain

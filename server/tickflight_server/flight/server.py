@@ -19,7 +19,7 @@ from tickflight.wire import commands as c
 from tickflight.wire.actions import ACTIONS, parse_action_request
 from tickflight.wire.append import DoPutPreparedStatementResult, DoPutUpdateResult
 from tickflight.wire.codec import Message
-from tickflight.wire.streams import Replay
+from tickflight.wire.streams import Live, Replay, Tail
 from tickflight.wire.tickets import Query, Ticket, TicketStatementQuery, parse_ticket
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import Settings
@@ -32,12 +32,15 @@ from tickflight_server.flight.catalogs import catalog_table
 from tickflight_server.flight.incoming import checked
 from tickflight_server.flight.ingest import IngestService
 from tickflight_server.flight.kept import Found
+from tickflight_server.flight.lives import LiveService
+from tickflight_server.flight.open_streams import OpenStreams
 from tickflight_server.flight.queries import QueryService
 from tickflight_server.flight.replays import ReplayService
 from tickflight_server.flight.result_schemas import RESULT_SCHEMAS, CatalogCommand, result_schema
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.sqlinfo import SqlInfoFacts
 from tickflight_server.flight.tables import Tables
+from tickflight_server.flight.tails import TailService
 from tickflight_server.query.engine import Engine
 from tickflight_server.store import Store
 
@@ -62,7 +65,9 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         self._handle_idle_s = settings.query.handle_idle_s
         authenticator = Authenticator(settings.auth, clock)
         self._sessions = Sessions(engine, store.pins, settings.query, clock)
-        self._queries = QueryService(engine, self._sessions, settings.query, clock)
+        self._streams = OpenStreams(settings.query.streams_max)
+        self._tails = TailService(store, engine, settings.query, clock, self._streams)
+        self._queries = QueryService(engine, self._sessions, self._tails, settings.query, clock)
         self._replays = ReplayService(engine, self._sessions, settings.query)
         self._ingest = IngestService(store, engine, self._sessions, settings.flight.message_bytes_max)
         self._tables = Tables(engine)
@@ -82,23 +87,30 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             ActionService(self._queries, self._sessions, authenticator, clock, self._handle_idle_s),
         )
         admin = AdminService(store, engine.feeds)
+        lives = LiveService(store, engine, self._sessions, self._streams, settings.query, clock)
         self._infos: Mapping[type[c.Command], Callable[[Call, Any], Found]] = {
             c.CommandStatementQuery: lambda call, m: queries.info(call, m.query, m.transaction_id),
             c.CommandPreparedStatementQuery: lambda call, m: queries.prepared_info(call, m.prepared_statement_handle),
             Replay: self._replays.info,
+            Live: lives.info,
+            Tail: self._tails.info,
             **dict.fromkeys(RESULT_SCHEMAS, lambda _, m: Found(result_schema(m), (m.serialize(),))),
         }
         self._schemas: Mapping[type[c.Command], Callable[[Call, Any], pa.Schema]] = {
             c.CommandStatementQuery: lambda call, m: queries.schema(call, m.query, m.transaction_id),
             c.CommandPreparedStatementQuery: lambda call, m: queries.prepared_schema(call, m.prepared_statement_handle),
             Replay: self._replays.schema,
+            Live: lives.schema,
+            Tail: self._tails.schema,
             **dict.fromkeys(RESULT_SCHEMAS, lambda _, m: result_schema(m)),
         }
         self._gets: Mapping[type[Ticket], Callable[[Call, Any], flight.FlightDataStream]] = {
             TicketStatementQuery: queries.fetch,
             Query: queries.fetch,
+            Live: lives.fetch,
             c.CommandPreparedStatementQuery: queries.fetch,
             Replay: self._replays.fetch,
+            Tail: self._tails.fetch,
             **dict.fromkeys(RESULT_SCHEMAS, lambda _, m: flight.RecordBatchStream(self._catalog(m))),
         }
         self._puts: Mapping[type[c.Command], Callable[[Call, Any, Any, Any], None]] = {
@@ -150,6 +162,8 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """End the server and all sessions."""
+        self._tails.close()
+        self._streams.close()  # gRPC waits for calls to end, and these would not
         super().shutdown()
         self._sessions.close()
 

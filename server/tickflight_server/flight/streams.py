@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from tickflight_server.flight.status import mapped_errors
-from tickflight_server.query.execution import BATCH_ROWS_MIN, Execution, row_bytes
+from tickflight_server.query.execution import BATCH_ROWS_MIN, Execution, cut_by_bytes, row_bytes
 from tickflight_server.schemas import STORED
 
 # text columns of the stored tables that hold names and ids; the engine's batch size allows for them
@@ -72,15 +72,3 @@ def _has_dictionary(field: pa.Field) -> bool:
     if pa.types.is_nested(kind):
         return any(_has_dictionary(kind.field(i)) for i in range(kind.num_fields))
     return bool(pa.types.is_dictionary(kind))
-
-
-def cut_by_bytes(batch: pa.RecordBatch, batch_bytes: int) -> Iterator[pa.RecordBatch]:
-    """Yield ``batch`` in slices of at most about ``batch_bytes``; a single row is not cut further."""
-    pending = [batch]
-    while pending:
-        piece = pending.pop()
-        if piece.nbytes <= batch_bytes or piece.num_rows <= 1:
-            yield piece
-            continue
-        half = piece.num_rows // 2
-        pending += [piece.slice(half), piece.slice(0, half)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tickflight_server.flight.catalogs import KeyInfo, SchemaInfo, TableInfo
 from tickflight_server.query.engine import Engine
-from tickflight_server.query.travel import CATALOG
+from tickflight_server.query.trees import CATALOG
 from tickflight_server.query.workspace import Key
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from tickflight_server.errors import PermissionDeniedError, UnsupportedError
 from tickflight_server.query import travel
-from tickflight_server.query.travel import CATALOG, Travel, walk
+from tickflight_server.query.own_functions import OwnCall, read_call
+from tickflight_server.query.travel import Travel
+from tickflight_server.query.trees import CATALOG, walk
 
 # Table functions that make rows of nothing or of their arguments, or tell about the catalog; none reads a file.
 TABLE_FUNCTIONS = frozenset(
@@ -51,6 +53,7 @@ class Found:
     returning: bool = False
     system: list[int] = field(default_factory=list)
     versions: list[tuple[dict[str, Any], Travel]] = field(default_factory=list)
+    owns: list[tuple[dict[str, Any], OwnCall]] = field(default_factory=list)
 
 
 def look(tree: Any, macros: Collection[str] = (), *, writing: bool = False) -> Found:
@@ -97,6 +100,10 @@ def _check(node: dict[str, Any], found: Found, macros: Collection[str], writing:
     elif kind == "SHOW_REF" and node.get("table_name") and node.get("show_type") != "SHOW_SPECIAL":
         found.tables.add((str(node.get("schema_name", "")).lower(), str(node["table_name"]).strip('"').lower()))
     elif kind == "TABLE_FUNCTION":
+        own = read_call(node)
+        if own is not None:
+            found.owns.append((node, own))
+            return
         function = str(node["function"].get("function_name", "")).lower()
         found.functions.add(function)
         if function not in TABLE_FUNCTIONS and function not in macros:
@@ -143,3 +150,16 @@ def is_rowwise(tree: dict[str, Any], functions: set[str], aggregates: Collection
     if any(node.get(key) for key in ("group_expressions", "group_sets", "having", "qualify", "sample")):
         return False
     return not any(part.get("class") in ("WINDOW", "SUBQUERY") for part in walk(node))
+
+
+def without_limit(tree: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """Return the number of a query's LIMIT, None without one, and its tree without it.
+
+    A tree whose LIMIT is no plain number, or has more with it, is returned as it is.
+    """
+    node = tree.get("node", {})
+    match node.get("modifiers"):
+        case [{"type": "LIMIT_MODIFIER", "limit": {"class": "CONSTANT", "literal": value}, "offset": None}]:
+            if str(value["text"]).isdigit():
+                return int(value["text"]), {**tree, "node": {**node, "modifiers": []}}
+    return None, tree

@@ -21,7 +21,7 @@ from tickflight_server.config import QuerySettings
 from tickflight_server.paths import Layout
 from tickflight_server.query.statement import Parameters, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
-from tickflight_server.query.travel import CATALOG
+from tickflight_server.query.trees import CATALOG
 from tickflight_server.query.values import engine_value
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store

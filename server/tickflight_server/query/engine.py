@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -18,17 +18,22 @@ import pyarrow as pa
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import MIB, QuerySettings
 from tickflight_server.errors import BusyError, CancelledError, ServerError, TooLargeError
+from tickflight_server.query.books import Books
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import make_database, relation, set_now
 from tickflight_server.query.execution import Execution, batch_rows_for
 from tickflight_server.query.failures import translate
+from tickflight_server.query.own_functions import OwnCall, Values
+from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields
+from tickflight_server.query.own_values import evaluate
 from tickflight_server.query.parameter_types import parameter_schema, result_schema
-from tickflight_server.query.probe import Filters
+from tickflight_server.query.plan import Plan
+from tickflight_server.query.probe import Filters, Prober
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
 from tickflight_server.query.shares import Share, split
 from tickflight_server.query.sources import Opened, Sources, take_back
 from tickflight_server.query.statement import READING, NoQueryError, Parameters, Reading, Statement, view_name
-from tickflight_server.query.stopping import Stopper, interrupt
+from tickflight_server.query.stopping import Stopper, Stops, interrupt
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import FeedBoard, SystemSource, make_table
 from tickflight_server.query.travel import Travel
@@ -39,23 +44,6 @@ from tickflight_server.store import Store, TableSnapshot
 
 Started = Callable[[Callable[[], None]], None]
 """Is given what cancels a statement, as soon as there is something to cancel."""
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """A statement that was bound: its result schema, and the filters that reach each table's scans.
-
-    ``filters`` has an entry for each reading of a stored table: a list with one filter a scan, or None where the scans
-    are not known and everything is opened. ``now_us`` is what ``now()`` says. ``versions`` has the table version that
-    each AT clause asks for.
-    """
-
-    statement: Statement
-    parameters: Parameters
-    schema: pa.Schema
-    filters: dict[str, Filters | None]
-    now_us: int
-    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -87,6 +75,8 @@ class Engine:
         database = make_database(store, settings, self._folder, workspace)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self.connections = Connections(database, store.numeric, settings.sql_bytes_max)
+        books = Books(store, self._sources, self.connections, settings)
+        self.own_rows = OwnRows(store.numeric, {"book_at": books.book_at, "books": books.books})
         self.workspace = Workspace(self.connections, self.give_empty)
 
     @property
@@ -176,13 +166,27 @@ class Engine:
             with self.connections.prober(options, seat) as prober, prober.stopper() as stopper:
                 if started is not None:
                     started(stopper)
-                schema, filters = prober.find(statement, left, now_us=now_us, timeout_s=self._settings.probe_timeout_s)
+                calls = self._calls(prober, statement, parameters, now_us, guessed=guessed)
+                with prober.knowing(self.own_rows.schemas(calls)):
+                    schema, filters = prober.find(
+                        statement, left, now_us=now_us, timeout_s=self._settings.probe_timeout_s
+                    )
                 if stopper.used:
                     raise CancelledError("the query was cancelled.")
         except Exception as error:
             raise self.translate(error, statement) from None
         versions = {travel.view: self._version(travel, value) for travel, value in asked}
-        return Plan(statement, left, schema, filters, now_us, versions)
+        return Plan(statement, left, schema, filters, now_us, versions, calls)
+
+    @staticmethod
+    def _calls(
+        prober: Prober, statement: Statement, parameters: Parameters, now_us: int, *, guessed: bool
+    ) -> dict[OwnCall, Values]:
+        """Return the values of the calls of own table functions."""
+        if not statement.owns:
+            return {}
+        set_now(prober.connection, now_us)
+        return {call: evaluate(prober.connection, call, parameters, guessed=guessed) for call in statement.owns}
 
     def _version(self, travel: Travel, asked: int) -> int:
         """Return the table version that an AT clause asks for; it is there."""
@@ -231,9 +235,10 @@ class Engine:
                 return self._execute_on(seat, plan, cuts, rows, started, held)
             connection = self.connections.connect(options)
             try:
+                stops = Stops(lambda: interrupt(connection))
                 if started is not None:
-                    started(lambda: interrupt(connection))
-                opened = self._open(connection, plan, cuts, held, share)
+                    started(stops)
+                opened = self._open(connection, plan, cuts, held, stops, share)
                 reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
             except BaseException:
                 connection.close()
@@ -272,14 +277,14 @@ class Engine:
         """Run a query on a session's connection, and fetch all of its result."""
         limit = self._settings.session_result_mb * MIB
         with seat.taken() as connection, ExitStack() as sources:
-            views = [r.view for r in plan.statement.readings()]
+            views = [*(r.view for r in plan.statement.readings()), *(call.view for call in plan.statement.owns)]
             take_back(connection, views)
             sources.callback(take_back, connection, views)
             # ends first: what is taken back, and the session's next statement, are not stopped with this one
-            stopper = sources.enter_context(Stopper(connection))
+            stops = Stops(sources.enter_context(Stopper(connection)))
             if started is not None:
-                started(stopper)
-            opened = self._open(connection, plan, cuts, sources, None)
+                started(stops)
+            opened = self._open(connection, plan, cuts, sources, stops, None)
             reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
             batches, size = [], 0
             for batch in reader:
@@ -303,6 +308,7 @@ class Engine:
         plan: Plan,
         cuts: Mapping[str, int] | None,
         held: ExitStack,
+        stops: Stops,
         share: Share | None,
     ) -> dict[str, Opened]:
         """Give ``connection`` what the query is to see."""
@@ -315,6 +321,12 @@ class Engine:
             )
         self.give_system(connection, plan.statement)
         set_now(connection, plan.now_us)
+        self.own_rows.give(
+            connection,
+            plan.statement,
+            plan.calls,
+            lambda call, values: Wanted(call, values, cuts, plan.now_us, stops, held),
+        )
         self._store.metrics.add("parts_opened", sum(len(o.parts) for o in opened.values()))
         self._store.metrics.add("segments_read", sum(len(o.segments) for o in opened.values()))
         return opened
@@ -359,7 +371,11 @@ class Engine:
         if not names:
             return pa.schema([])
         with self.connections.prober(options, seat) as prober:
-            return parameter_schema(prober.connection, statement.sql, names)
+            if isinstance(statement, Writing) or not statement.owns:
+                return parameter_schema(prober.connection, statement.sql, names)
+            given = self.own_rows.schemas(self._calls(prober, statement, (), self._clock.now_us(), guessed=True))
+            with prober.knowing(given):
+                return parameter_fields(statement, parameter_schema(prober.connection, statement.sql, names))
 
     def returned(self, writing: Writing, options: Options, seat: Seat | None) -> pa.Schema:
         """Return the schema of what a writing statement gives back, without columns if nothing; nothing runs."""

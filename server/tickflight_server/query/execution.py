@@ -89,3 +89,15 @@ def _width(kind: pa.DataType) -> int:
         return max(1, int(kind.bit_width) // 8)
     except ValueError:
         return 24
+
+
+def cut_by_bytes(batch: pa.RecordBatch, batch_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Yield ``batch`` in slices of at most about ``batch_bytes``; a single row is not cut further."""
+    pending = [batch]
+    while pending:
+        piece = pending.pop()
+        if piece.nbytes <= batch_bytes or piece.num_rows <= 1:
+            yield piece
+            continue
+        half = piece.num_rows // 2
+        pending += [piece.slice(half), piece.slice(0, half)]

@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from tickflight_server.config import MIB
 from tickflight_server.query.engine import Engine, Started
-from tickflight_server.query.execution import Execution, row_bytes
+from tickflight_server.query.execution import Execution, cut_by_bytes, row_bytes
 from tickflight_server.query.filters import And, Compare
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.selection import Choice
 from tickflight_server.query.session import DEFAULTS, Options
 from tickflight_server.query.sources import chosen
 from tickflight_server.query.statement import Statement
-from tickflight_server.query.travel import quoted
+from tickflight_server.query.trees import quoted
 from tickflight_server.query.weights import weights_of
 
 Key = Literal["timestamp", "receipt_timestamp", "seq"]
@@ -73,8 +73,9 @@ def by_seq(
         if span[0] > told:
             for window in scan.windows(span):
                 for batch in scan.rows(window):
-                    told = int(batch.column("seq")[-1].as_py())
-                    yield Piece(batch.select(choice.columns), told)
+                    for piece in cut_by_bytes(batch, engine.settings.batch_bytes):
+                        told = int(piece.column("seq")[-1].as_py())
+                        yield Piece(piece.select(choice.columns), told)
         if told < span[1]:
             told = span[1]
             yield Piece(scan.empty(), told)

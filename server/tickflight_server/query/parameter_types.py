@@ -19,7 +19,7 @@ import pyarrow as pa
 from tickflight_server.query import parameter_probes as probing
 from tickflight_server.query.binding import UNKNOWN, Bound, arrow_schema, bind, parse, unparse
 from tickflight_server.query.parameter_probes import Node, Probe
-from tickflight_server.query.travel import quoted, walk
+from tickflight_server.query.trees import quoted, walk
 
 UNTOLD = pa.string()
 """The type of a parameter of which nothing is known."""

@@ -6,7 +6,7 @@ The rule of this file: a filter that may not have been seen counts as none. What
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +57,17 @@ class Prober:
     def stopper(self) -> Stopper:
         """Return what stops the search that comes next."""
         return Stopper(self._connection)
+
+    @contextmanager
+    def knowing(self, given: Mapping[str, pa.Schema]) -> Iterator[None]:
+        """Let the block bind statements that name views of these columns."""
+        for view, columns in given.items():
+            self._connection.register(view, columns.empty_table())
+        try:
+            yield
+        finally:
+            for view in given:
+                self._connection.unregister(view)
 
     def _register(self, reading: Reading) -> _Probe:
         # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tickflight_server.errors import InputError, NotFoundError, StatementError
+from tickflight_server.errors import InputError, StatementError
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.session import DEFAULTS, Options
 from tickflight_server.query.statement import Reading, Statement
-from tickflight_server.query.travel import quoted
-from tickflight_server.schemas import STORED, NumericType, TableSchema
+from tickflight_server.query.trees import quoted
+from tickflight_server.schemas import NumericType, TableSchema, stored
 
 _LINE = re.compile(r"\bLINE (\d+):")
 _HINT = "Write a condition on the table's columns, such as price > 50000 AND side = 'buy'."
@@ -80,7 +80,7 @@ def check(
         StatementError: ``where`` is not a condition on the table's columns; the message has the engine's place marker.
         PermissionDeniedError, UnsupportedError: it names what is not for users.
     """
-    schema = _find(table)
+    schema = stored(table)
     names = tuple(c.name for c in schema.columns)
     for place, name in enumerate(columns):
         if name not in names:
@@ -97,17 +97,6 @@ def check(
     if choice.where:
         _check_condition(engine, choice, options)
     return choice
-
-
-def _find(name: str) -> TableSchema:
-    schema, _, table = name.lower().rpartition(".")
-    found = STORED.get(table)
-    if found is None or schema not in ("", found.schema):
-        raise NotFoundError(
-            f"there is no stored table {name[:100]!r}.",
-            hint=f"There are {', '.join(f'{t.schema}.{t.name}' for t in STORED.values())}.",
-        )
-    return found
 
 
 def _check_condition(engine: Engine, choice: Choice, options: Options) -> None:

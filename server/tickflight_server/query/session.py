@@ -18,7 +18,7 @@ import duckdb
 
 from tickflight_server.errors import BusyError, InputError, NotFoundError, PermissionDeniedError, TransactionError
 from tickflight_server.query.stopping import interrupt
-from tickflight_server.query.travel import CATALOG, quoted
+from tickflight_server.query.trees import CATALOG, quoted
 
 _UNITS_MS: Mapping[str, float] = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _STOP_AGAIN_S = 0.01

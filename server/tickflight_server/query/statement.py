@@ -15,9 +15,11 @@ from typing import Any
 import duckdb
 
 from tickflight_server.errors import StatementError, TooLargeError, UnsupportedError
-from tickflight_server.query import travel
-from tickflight_server.query.allowed import Found, is_rowwise, look
-from tickflight_server.query.travel import CATALOG, Travel, walk
+from tickflight_server.query.allowed import Found, is_rowwise, look, without_limit
+from tickflight_server.query.own_functions import OwnCall
+from tickflight_server.query.rewriting import check_same, in_callers_words, rewrite
+from tickflight_server.query.travel import Travel
+from tickflight_server.query.trees import CATALOG, walk
 from tickflight_server.schemas import STORED, TableSchema
 
 _COMMENTS = r"(?>\s+|--[^\n]*\n|/\*.*?\*/)*+"  # never tried a second way, so that no text takes long
@@ -66,11 +68,12 @@ class Statement:
     """A SQL text that may run.
 
     ``sql`` is the text for the engine: the caller's, but for ``system.x``, which is written ``tickflight.system.x``
-    since the engine has a catalog of that name, and for references with an AT clause, which are those of ``travels``.
-    ``tables`` are the other names it refers to, as (schema or "", table). ``explain`` says that it is an EXPLAIN;
-    ``probe_sql`` is then the one that runs nothing, without ANALYZE. Parameters in ``spent`` are only ``travels``'.
-    ``words`` are what was written anew, with what stood there.
-    ``functions`` are those that it calls; ``rowwise``: each row of the result comes from one row of one table.
+    since the engine has a catalog of that name, for references with an AT clause, which are those of ``travels``, and
+    for own table functions, which are those of ``owns``. ``tables`` are the other names it refers to, as (schema or
+    "", table). ``explain`` says that it is an EXPLAIN; ``probe_sql`` is then the one that runs nothing, without
+    ANALYZE. Parameters in ``spent`` are only theirs. ``words`` are what was written anew, with what stood there.
+    ``functions`` are those that it calls; ``rowwise``: each row of the result comes from one row of one table, and
+    of what may never end there are at most ``limit``.
     """
 
     sql: str
@@ -78,10 +81,17 @@ class Statement:
     explain: bool
     probe_sql: str
     travels: tuple[Travel, ...] = ()
+    owns: tuple[OwnCall, ...] = ()
     spent: frozenset[str] = frozenset()
     words: tuple[tuple[str, str], ...] = ()
     functions: frozenset[str] = frozenset()
     rowwise: bool = False
+    limit: int | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether it reads what may never end."""
+        return any(call.known.kind == "stream" for call in self.owns)
 
     def readings(self) -> list[Reading]:
         """Return the stored tables that it may read; a name without a schema is looked up in both."""
@@ -101,9 +111,7 @@ class Statement:
 
     def in_callers_words(self, text: str) -> str:
         """Return an error's ``text`` with the caller's references in it, where it quotes what was written for them."""
-        for ours, theirs in self.words:
-            text = text.replace(ours, theirs)
-        return text
+        return in_callers_words(text, self.words)
 
 
 class StatementReader:
@@ -139,8 +147,8 @@ class StatementReader:
             functions=frozenset(found.functions),
             rowwise=explain is None and is_rowwise(tree, found.functions, self._aggregates),
         )
-        if found.versions:
-            text, tree, found, statement = self._travel(text, tree, found, statement)
+        if found.versions or found.owns:
+            text, tree, found, statement = self._rewrite(text, tree, found, statement)
         text = self.qualify(text, found.system)
         if any(node.get("type") == "SHOW_REF" for node in walk(tree)):
             # the parser gives no place for what DESCRIBE and SUMMARIZE name
@@ -153,14 +161,18 @@ class StatementReader:
         whole, probe_sql = f"{lines}{explain[1]}{text}", f"{lines}EXPLAIN{without}{text}"
         return replace(statement, sql=whole, explain=True, probe_sql=probe_sql)
 
-    def _travel(self, text: str, tree: Any, found: Found, statement: Statement) -> tuple[str, Any, Found, Statement]:
-        """Put views in the place of the references with an AT clause; what is then there is looked through again."""
-        rewritten = travel.rewrite(text, tree, found.versions)
+    def _rewrite(self, text: str, tree: Any, found: Found, statement: Statement) -> tuple[str, Any, Found, Statement]:
+        """Put views in the place of references of ours; what is then there is looked through again."""
+        rewritten = rewrite(text, tree, [*found.versions, *found.owns])
         after = self.parse(rewritten.sql, rewritten.sql)
-        views = [t.view for t in rewritten.travels]
-        travel.check_same(tree, after, views)
+        travels, owns = rewritten.travels, rewritten.owns
+        check_same(tree, after, [*(t.view for t in travels), *(call.view for call in owns)])
         seen = look(after, self.macros)
-        statement = replace(statement, travels=rewritten.travels, spent=rewritten.spent, words=rewritten.words)
+        statement = replace(statement, travels=travels, owns=owns, spent=rewritten.spent, words=rewritten.words)
+        if statement.streams:
+            limit, plain = without_limit(after)
+            rowwise = is_rowwise(plain, seen.functions, self._aggregates)
+            statement = replace(statement, rowwise=rowwise, limit=limit)
         return rewritten.sql, after, seen, statement
 
     def parameter_names(self, sql: str) -> tuple[str, ...]:

@@ -6,9 +6,12 @@ The rule of this file: what is stopped is one block on one connection, never wha
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import duckdb
+
+from tickflight_server.errors import CancelledError
 
 
 def interrupt(connection: duckdb.DuckDBPyConnection | None) -> None:
@@ -44,3 +47,34 @@ class Stopper:
             if not self._ended:
                 self.used = True
                 interrupt(self._connection)
+
+
+class Stops:
+    """Stops all that is done for one query, on several connections and between what they do.
+
+    Args:
+        stop: what stops the first.
+    """
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stops = [stop]
+        self._stopped = False
+
+    def add(self, stop: Callable[[], None]) -> None:
+        """Call ``stop``, too, from now on."""
+        self._stops.append(stop)
+
+    def __call__(self) -> None:
+        """Stop what is being done."""
+        self._stopped = True
+        for stop in tuple(self._stops):
+            stop()
+
+    def check(self) -> None:
+        """Go on.
+
+        Raises:
+            CancelledError: it was stopped.
+        """
+        if self._stopped:
+            raise CancelledError("the query was cancelled.")

@@ -7,11 +7,13 @@ are written as the engine reads them, beside the type that they are read as.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any
 
 import duckdb
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,19 @@ def engine_value(value: Any) -> Any:
 @lru_cache(maxsize=256)
 def _type(name: str) -> Any:
     return duckdb.sqltype(name)
+
+
+def microseconds(value: Any) -> int | None:
+    """Return a time as microseconds since 1970, None if it is none; without a zone it is UTC."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            return None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        return None
+    moment = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -20,9 +20,10 @@ from tickflight_server.errors import PermissionDeniedError, ServerError
 from tickflight_server.query.allowed import LIKE_FILES
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import MACROS
+from tickflight_server.query.own_functions import OWN_FUNCTIONS
 from tickflight_server.query.statement import Statement, StatementReader
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
-from tickflight_server.query.travel import CATALOG, quoted
+from tickflight_server.query.trees import CATALOG, quoted
 from tickflight_server.schemas import STORED
 
 _OURS = ("market", "system", "main")
@@ -107,7 +108,9 @@ class Workspace:
         with self.connection() as connection:
             self.refresh(connection)
             engines = connection.execute(_ENGINES).fetchall()
-        self._functions = frozenset(name.lower() for kind, name in engines if kind == "function").union(MACROS)
+        self._functions = frozenset(name.lower() for kind, name in engines if kind == "function").union(
+            MACROS, OWN_FUNCTIONS
+        )
         self._relations = frozenset(name for kind, name in engines if kind == "view").union(STORED, SYSTEM_TABLES)
 
     @contextmanager

@@ -21,7 +21,7 @@ from tickflight_server.query.engine import Engine, Started
 from tickflight_server.query.session import Seat, SqlSession, Transaction
 from tickflight_server.query.statement import Parameters
 from tickflight_server.query.stopping import Stopper
-from tickflight_server.query.travel import CATALOG, quoted
+from tickflight_server.query.trees import CATALOG, quoted
 from tickflight_server.query.workspace import Workspace
 from tickflight_server.query.writing import Writing, first_word
 

@@ -17,6 +17,7 @@ import duckdb
 
 from tickflight_server.errors import PermissionDeniedError, StatementError, UnsupportedError
 from tickflight_server.query.allowed import TABLE_FUNCTIONS, Found, check_file, check_function, look
+from tickflight_server.query.own_functions import OwnCall
 from tickflight_server.query.statement import Statement, StatementReader
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.schemas import STORED
@@ -135,6 +136,7 @@ class WritingReader:
         found = look(tree, self._macros, writing=True)
         if found.versions:
             raise UnsupportedError(f"{verb} with an AT clause is not offered.", hint="Read that version with a query.")
+        _refuse_owns(verb, [own for _, own in found.owns])
         for schema, name in found.targets:
             _check_target(schema, name)
         # places in the tree count from the wrapping
@@ -161,6 +163,7 @@ class WritingReader:
         query = self._reader.read(text)
         if query.travels:
             raise UnsupportedError("CREATE … AS with an AT clause is not offered.", hint="Ingest the query's result.")
+        _refuse_owns("CREATE … AS", query.owns)
         head = sql.encode()[:body].decode()
         tail = sql.encode()[body + len(text.encode()) :].decode()
         runs = what == "TABLE"
@@ -171,7 +174,9 @@ class WritingReader:
         tables: set[tuple[str, str]] = set()
         for body in re.split(r",\s*\([^()]*\)\s*AS\b", text, flags=re.IGNORECASE):
             table = re.match(r"\s*TABLE\b", body, re.IGNORECASE)
-            tables |= self._reader.read(body[table.end() :] if table else f"SELECT {body}").tables
+            read = self._reader.read(body[table.end() :] if table else f"SELECT {body}")
+            _refuse_owns("CREATE MACRO", read.owns)
+            tables |= read.tables
         reads = Statement(sql, frozenset(tables), explain=False, probe_sql=sql)
         return Writing("object", "CREATE", sql, reads, temporary=temporary, runs=False)
 
@@ -259,6 +264,13 @@ def _check_words(words: list[_Word]) -> None:
 def _refuse_queries(verb: str, words: list[_Word]) -> None:
     if any(w.lower in ("select", "from") and not w.quoted for w in words):
         raise UnsupportedError(f"{verb} with a query in it is not offered.", hint="Make a table of the query first.")
+
+
+def _refuse_owns(verb: str, owns: Collection[OwnCall]) -> None:
+    for own in owns:
+        raise UnsupportedError(
+            f"{verb} with {own.function}() is not offered.", hint="Use it in a query, and ingest the query's result."
+        )
 
 
 def _check_target(schema: str, name: str) -> None:

@@ -6,6 +6,7 @@ from tickflight_server.store.pins import Pin, PinBoard
 from tickflight_server.store.ring import Segment
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.store import Store
+from tickflight_server.store.table import Table
 from tickflight_server.store.taking import PRODUCER_BYTES_MAX, SEQUENCE_MAX
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "PinBoard",
     "Segment",
     "Store",
+    "Table",
     "TableSnapshot",
 ]

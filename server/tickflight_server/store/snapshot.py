@@ -45,6 +45,12 @@ class TableState:
         return self.segments[-1].last_seq if self.segments else max(self.ring_from, self.target)
 
     @property
+    def oldest_seq(self) -> int:
+        """The least ``seq`` of a row that is stored, one more than the newest if none is."""
+        in_parts = int(self.parts.min_seq.min(initial=self.last_seq + 1))
+        return min([in_parts, *(s.first_seq for s in (*self.held, *self.segments[:1]))])
+
+    @property
     def ring_bytes(self) -> int:
         """Memory of all rows that queries find in memory."""
         return sum(s.nbytes for s in self.segments) + sum(s.nbytes for s in self.held)

@@ -11,7 +11,7 @@ def test_every_row_of_the_table_is_the_url_of_its_class():
 
 
 @pytest.mark.parametrize(
-    "ticket", [TicketStatementQuery(b"\x00h"), Query("SELECT ?", b"ipc"), CommandGetTables(catalog="")]
+    "ticket", [TicketStatementQuery(b"\x00h"), Query("SELECT ?", b"ipc", b"id"), CommandGetTables(catalog="")]
 )
 def test_a_ticket_comes_back_as_it_was(ticket):
     assert parse_ticket(ticket.serialize()) == ticket

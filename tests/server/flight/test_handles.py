@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tickflight_server.errors import NotFoundError
+from tickflight_server.errors import InputError, NotFoundError
 from tickflight_server.flight.handles import Handles
 
 
@@ -86,3 +86,27 @@ def test_what_goes_unused_or_is_too_many_is_told_once(clock: Clock) -> None:
     handles.sweep()
     assert ended == [0, 1]
     assert handles._entries == {}
+
+
+def test_handle_that_a_user_made_up_keeps_the_first_value(handles: Handles[int]) -> None:
+    assert handles.keep("ada", b"mine", 7) == 7
+    assert handles.keep("ada", b"mine", 8) == 7
+    assert handles.find("ada", b"mine") == 7
+    assert handles.remove("ada", b"mine")
+
+
+@pytest.mark.parametrize("handle", [b"", b"x" * 65, b"theirs"])
+def test_handle_that_is_taken_or_of_the_wrong_length_is_refused(handles: Handles[int], handle: bytes) -> None:
+    handles.keep("bob", b"theirs", 1)
+    with pytest.raises(InputError, match="the id of"):
+        handles.keep("ada", handle, 7)
+    assert handles.find("bob", b"theirs") == 1
+
+
+def test_handles_that_users_make_up_are_bounded(handles: Handles[int], clock: Clock) -> None:
+    for number in range(10):
+        handles.keep("ada", bytes([number]), number)
+    assert handles.values() == [7, 8, 9]
+    clock.seconds = 11
+    handles.sweep()
+    assert handles.values() == []

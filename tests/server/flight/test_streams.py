@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pyarrow import flight
 
 from tickflight.wire.tickets import Query
-from tickflight_server.flight.streams import cut_by_bytes, is_flat
+from tickflight_server.flight.streams import is_flat
+from tickflight_server.query.execution import cut_by_bytes
 from tickflight_server.schemas import STORED
 
 WIRE_MAX = 4 << 20

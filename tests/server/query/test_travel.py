@@ -20,8 +20,9 @@ from tickflight_server.errors import (
     UnsupportedError,
 )
 from tickflight_server.query.engine import Engine
+from tickflight_server.query.rewriting import VIEWS_MAX, check_same
 from tickflight_server.query.statement import Statement, StatementReader
-from tickflight_server.query.travel import TRAVELS_MAX, Travel, check_same
+from tickflight_server.query.travel import Travel
 from tickflight_server.store import Store
 
 START_US = 1_790_000_000_000_000
@@ -204,10 +205,10 @@ def test_views_of_versions_stay_with_their_query(versions: Store, ask: Ask, engi
 
 
 def test_number_of_versions_is_limited(reader: StatementReader) -> None:
-    union = " UNION ALL ".join(f"FROM trades AT (VERSION => {i})" for i in range(TRAVELS_MAX))
-    assert len(reader.read(union).travels) == TRAVELS_MAX
-    assert len(reader.read(f"{union} UNION ALL {union}").travels) == TRAVELS_MAX
-    with pytest.raises(TooLargeError, match=f"at most {TRAVELS_MAX}"):
+    union = " UNION ALL ".join(f"FROM trades AT (VERSION => {i})" for i in range(VIEWS_MAX))
+    assert len(reader.read(union).travels) == VIEWS_MAX
+    assert len(reader.read(f"{union} UNION ALL {union}").travels) == VIEWS_MAX
+    with pytest.raises(TooLargeError, match=f"at most {VIEWS_MAX}"):
         reader.read(f"{union} UNION ALL FROM trades AT (VERSION => 1000)")
 
 

@@ -19,7 +19,7 @@ from tickflight.wire.actions import (
 from tickflight.wire.commands import CommandGetTableTypes, CommandStatementQuery
 from tickflight.wire.enums import CancelResult, CancelStatus
 from tickflight.wire.flight import FlightEndpoint, FlightInfo, FlightTicket
-from tickflight.wire.tickets import TicketStatementQuery
+from tickflight.wire.tickets import Query, TicketStatementQuery
 
 ENDLESS = "SELECT count(*) FROM range(10000000000000) WHERE range % 3 = 1"
 Cancel = Callable[[ByHand, bytes], bool]
@@ -106,6 +106,59 @@ def test_query_of_another_user_is_not_cancelled(ada: ByHand, bob: ByHand, cancel
 )
 def test_what_names_no_query_is_not_cancellable(ada: ByHand, cancel: Cancel, info: FlightInfo) -> None:
     assert not cancel(ada, info.serialize())
+
+
+def of(*tickets: bytes) -> bytes:
+    return FlightInfo(endpoint=tuple(FlightEndpoint(FlightTicket(ticket)) for ticket in tickets)).serialize()
+
+
+@both
+def test_query_in_one_round_trip_is_stopped_by_its_id(ada: ByHand, closed: FlightHere, cancel: Cancel) -> None:
+    ticket = Query(ENDLESS, id=b"0123456789abcdef").serialize()
+    caught: list[BaseException] = []
+
+    def fetch() -> None:
+        try:
+            ada.get(ticket)
+        except flight.FlightError as error:
+            caught.append(error)
+
+    running = threading.Thread(target=fetch)
+    running.start()
+    wait_until(lambda: closed.free_places == 7)
+    assert cancel(ada, of(ticket))
+    running.join(10)
+    assert [type(error) for error in caught] == [flight.FlightCancelledError]
+    wait_until(lambda: closed.free_places == 8)
+
+
+@both
+def test_cancel_that_overtakes_a_query_in_one_round_trip_is_not_lost(ada: ByHand, cancel: Cancel) -> None:
+    ticket = Query("SELECT 1", id=b"early").serialize()
+    assert cancel(ada, of(ticket))
+    with refused("CANCELLED", "the query was cancelled"):
+        ada.get(ticket)
+    with refused("CANCELLED", "the query was cancelled"):
+        ada.get(TicketStatementQuery(b"early"))
+
+
+@both
+def test_query_without_an_id_is_not_cancellable(ada: ByHand, cancel: Cancel) -> None:
+    assert not cancel(ada, of(Query("SELECT 1").serialize()))
+
+
+def test_id_that_has_ended_can_be_used_again(ada: ByHand) -> None:
+    for _ in range(2):
+        assert ada.get(Query("SELECT 1 AS x", id=b"again").serialize()).to_pylist() == [{"x": 1}]
+
+
+def test_id_of_another_user_is_neither_run_nor_cancelled(ada: ByHand, bob: ByHand) -> None:
+    ticket = Query("SELECT 1 AS x", id=b"of bob").serialize()
+    by_info(bob, of(ticket))
+    with refused("INVALID_ARGUMENT", "is taken"):
+        ada.get(ticket)
+    with refused("INVALID_ARGUMENT", "is taken"):
+        by_info(ada, of(ticket))
 
 
 @pytest.mark.parametrize("info", [b"junk", b"\x0a\xff"])

@@ -1,0 +1,63 @@
+"""The streams without an end that are open: tails and live queries, counted together.
+
+The rule of this file: a stream counts from before its first row until its call has ended, whatever ends it; when the
+server shuts down all are told to end, and no other may begin.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from tickflight_server.errors import BusyError
+from tickflight_server.flight.auth import Call
+
+
+class OpenStreams:
+    """The open streams of one server.
+
+    Args:
+        most: how many may be open at once (``query.streams_max``).
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._stops: dict[object, Callable[[], None]] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._stops)
+
+    def enter(self, call: Call, stop: Callable[[], None]) -> None:
+        """Count a stream until ``call`` has ended; ``stop`` lets it end soon, from any thread and more than once.
+
+        It is run when the caller goes away, too.
+
+        Raises:
+            BusyError: as many are open as may be, or the server shuts down.
+        """
+        key = object()
+        with self._lock:
+            if self._closed:
+                raise BusyError("the server shuts down.", hint="Try again.")
+            if len(self._stops) >= self._most:
+                raise BusyError(
+                    f"{self._most} tails and live queries are open (query.streams_max).",
+                    hint="Close some, or try again later.",
+                )
+            self._stops[key] = stop
+        call.hold(lambda: self._leave(key))
+        call.watch(stop)
+
+    def _leave(self, key: object) -> None:
+        with self._lock:
+            self._stops.pop(key, None)
+
+    def close(self) -> None:
+        """Let all streams end, and let none begin."""
+        with self._lock:
+            self._closed = True
+            stops = list(self._stops.values())
+        for stop in stops:
+            stop()

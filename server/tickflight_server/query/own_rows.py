@@ -1,0 +1,92 @@
+"""Rows for the views of own table functions: who makes them, and what they may use for it.
+
+The rule of this file: it knows of no function but by its name; a query gets rows for what it runs and for nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from tickflight_server.errors import UnsupportedError
+from tickflight_server.query.own_functions import OwnCall, Values
+from tickflight_server.query.parameter_types import UNTOLD
+from tickflight_server.query.statement import Statement
+from tickflight_server.query.stopping import Stops
+from tickflight_server.schemas import TIMESTAMP, NumericType
+
+_ARROW: Mapping[str, pa.DataType] = {
+    "text": pa.string(),
+    "time": TIMESTAMP,
+    "count": pa.int64(),
+    "interval": pa.month_day_nano_interval(),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A call of a query that runs.
+
+    Rows with a ``seq`` above its table's in ``cuts`` are not for it; without cuts all are. What is done for it on other
+    threads and connections is added to ``stops``, and let go with ``held``, which is closed after the last row.
+    """
+
+    call: OwnCall
+    values: Values
+    cuts: Mapping[str, int] | None
+    now_us: int
+    stops: Stops
+    held: ExitStack
+
+
+Provider = Callable[[Wanted], pa.Table | pa.RecordBatchReader]
+"""Makes a call's rows, in the columns that its function has for these values."""
+
+
+class OwnRows:
+    """Gives connections the rows of calls."""
+
+    def __init__(self, numeric: NumericType, providers: Mapping[str, Provider]) -> None:
+        self._numeric = numeric
+        self.providers = dict(providers)
+        """Who makes a function's rows, by its name."""
+
+    def schemas(self, calls: Mapping[OwnCall, Values]) -> dict[str, pa.Schema]:
+        """Return the columns of each call's view."""
+        return {call.view: call.known.schema(values, self._numeric) for call, values in calls.items()}
+
+    def give(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        statement: Statement,
+        values: Mapping[OwnCall, Values],
+        wanted: Callable[[OwnCall, Values], Wanted],
+    ) -> None:
+        """Let ``connection`` see the rows of the calls of ``statement``, or none where it is only explained.
+
+        Raises:
+            UnsupportedError: nobody makes the rows of such a call here.
+        """
+        schemas = self.schemas(values)
+        for call in statement.owns:
+            if statement.explain and (statement.sql == statement.probe_sql or call.known.kind == "stream"):
+                rows = schemas[call.view].empty_table()
+            elif call.function in self.providers:
+                rows = self.providers[call.function](wanted(call, values[call]))
+                assert rows.schema.equals(schemas[call.view]), (rows.schema, schemas[call.view])
+            else:
+                raise UnsupportedError(f"{call.function}() is not offered here.")
+            connection.register(call.view, rows)
+
+
+def parameter_fields(statement: Statement, schema: pa.Schema) -> pa.Schema:
+    """Return the types of a statement's parameters, of which ``schema`` leaves those of calls' arguments open."""
+    known: dict[str, pa.DataType] = {}
+    for call in statement.owns:
+        kinds = {p.name: p.kind for p in call.known.parameters}
+        known |= {a.bound: _ARROW[kinds[a.name]] for a in call.arguments if a.bound and kinds[a.name] in _ARROW}
+    return pa.schema([f.with_type(known.get(f.name.lower(), UNTOLD)) if f.type == UNTOLD else f for f in schema])
