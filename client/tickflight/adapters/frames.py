@@ -44,8 +44,8 @@ def ohlcv(bars: Result, fields: Sequence[str] = FIELDS, *, by: Sequence[str] = (
     if frame.index.has_duplicates:
         where = dict(zip(frame.index.names, frame.index[frame.index.duplicated()][0], strict=True))
         raise QueryError(
-            f"two bars of one series begin at one time: {where}. Take by=('exchange', 'symbol') for a symbol on several "
-            "exchanges; bars that are not of time may begin together."
+            f"two bars of one series begin at one time: {where}. Take by=('exchange', 'symbol') for a symbol on "
+            "several exchanges; bars that are not of time may begin together."
         )
     wide = frame.unstack(list(by))
     wide.columns = wide.columns.set_names(["field", *by])

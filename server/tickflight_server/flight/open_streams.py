@@ -1,4 +1,4 @@
-"""The streams without an end that are open: tails and live queries, counted together.
+"""The streams that are open for long: tails, live queries and replays, counted together.
 
 The rule of this file: a stream counts from before its first row until its call has ended, whatever ends it; when the
 server shuts down all are told to end, and no other may begin.
@@ -47,7 +47,7 @@ class OpenStreams:
             if len(self._stops) >= self._most:
                 self._metrics.add("streams_refused")
                 raise BusyError(
-                    f"{self._most} tails and live queries are open (query.streams_max).",
+                    f"{self._most} tails, live queries and replays are open (query.streams_max).",
                     hint="Close some, or try again later.",
                 )
             self._stops[key] = stop

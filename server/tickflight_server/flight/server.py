@@ -68,7 +68,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         self._streams = OpenStreams(settings.query.streams_max, store.metrics)
         self._tails = TailService(store, engine, settings.query, clock, self._streams)
         self._queries = QueryService(engine, self._sessions, self._tails, settings.query, clock)
-        self._replays = ReplayService(engine, self._sessions, settings.query)
+        self._replays = ReplayService(engine, self._sessions, self._streams, settings.query)
         self._ingest = IngestService(store, engine, self._sessions, settings.flight.message_bytes_max)
         self._tables = Tables(engine)
         self._facts = SqlInfoFacts(
