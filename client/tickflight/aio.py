@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import polars
 
 T = TypeVar("T")
+Stream = TypeVar("Stream", bound=AsyncStream[Any, Any])
 
 
 def connect(address: str = DEFAULT_ADDRESS, **options: Any) -> Connecting:
@@ -106,7 +107,12 @@ class _Calls:
         for stopper in list(self._stoppers):
             self._begin(stopper.stop)
         ending = [*self._threads, *(stream.abandon().thread for stream in list(self.streams))]
-        joining = in_background(lambda: [thread.join() for thread in ending], "tickflight-aio-close")
+
+        def join() -> None:
+            for thread in ending:
+                thread.join()
+
+        joining = in_background(join, "tickflight-aio-close")
         await asyncio.shield(asyncio.wrap_future(joining))
         joining.thread.join()  # it has nothing more to do
 
@@ -284,7 +290,7 @@ class AsyncClient:
         """Replay stored events in order of time; arguments and errors are those of ``Client.replay``."""
         return self._stream(AsyncReplay(lambda: self._client.replay(*arguments, **_plain(options))))
 
-    def _stream(self, stream: Any) -> Any:
+    def _stream(self, stream: Stream) -> Stream:
         self._calls.streams.add(stream)
         return stream
 

@@ -85,6 +85,11 @@ class AsyncStream(Generic[S, T]):
         return self._closed
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or is being closed."""
+        return self._closed is not None
+
+    @property
     def source(self) -> S:
         """The blocking stream.
 
@@ -98,16 +103,18 @@ class AsyncStream(Generic[S, T]):
     # --- the reader's side
 
     async def _next(self, timeout_s: float | None) -> T:
-        if self._closed is not None:
+        if self.is_closed:
             return _END  # type: ignore[no-any-return]
         if self._coming is None:
             self._coming = self._submit(self._advance)
         if not await self._wait(self._coming, timeout_s):
             return None  # type: ignore[return-value]
         coming, self._coming = self._coming, None
-        if self._closed is not None and coming.exception() is not None:
-            return _END  # type: ignore[no-any-return] # that is how it was closed
-        return coming.result()
+        return _END if self._cut_off(coming) else coming.result()  # type: ignore[no-any-return]
+
+    def _cut_off(self, coming: Future[T]) -> bool:
+        """Return whether an item failed because the stream was closed meanwhile."""
+        return self.is_closed and coming.exception() is not None
 
     def _submit(self, run: Callable[[], Any]) -> Future[Any]:
         if self._worker is None:
