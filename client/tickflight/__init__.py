@@ -5,6 +5,8 @@
 >>> client.sql("SELECT symbol, last(price ORDER BY timestamp) FROM trades GROUP BY symbol").polars()
 """
 
+from importlib import import_module
+
 from tickflight.book import Book
 from tickflight.client import Client, connect
 from tickflight.errors import (
@@ -54,3 +56,10 @@ __all__ = [
     "connect",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # who does not use asyncio does not wait for its import
+    if name == "aio":
+        return import_module("tickflight.aio")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
