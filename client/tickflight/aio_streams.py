@@ -108,7 +108,7 @@ class AsyncStream(Generic[S, T]):
         if self._coming is None:
             self._coming = self._submit(self._advance)
         if not await self._wait(self._coming, timeout_s):
-            return None  # type: ignore[return-value]
+            return None
         coming, self._coming = self._coming, None
         return _END if self._cut_off(coming) else coming.result()  # type: ignore[no-any-return]
 
