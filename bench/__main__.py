@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 
-from bench import growth, keys, smoke
+from bench import book, growth, keys, smoke
 from bench.figures import Figure
 from tickflight_server.logs import configure_logs
 
-BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {"growth": growth.run, "keys": keys.run, "smoke": smoke.run}
+BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {
+    "book": book.run,
+    "growth": growth.run,
+    "keys": keys.run,
+    "smoke": smoke.run,
+}
 
 
 def main() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def running_server(*arguments: str) -> Iterator[tuple[str, Path]]:
-    """Run ``tickflight-server serve`` in a new folder; give its address and its data folder."""
+def running_server(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[tuple[str, Path]]:
+    """Run ``tickflight-server serve`` in a new folder; give its address and its data folder.
+
+    ``environment`` are settings that no argument has, as ``TICKFLIGHT_LAKEHOUSE__RING_SECONDS``.
+    """
     with tempfile.TemporaryDirectory(prefix="tickflight-bench-") as name:
         folder = Path(name)
         command = [
@@ -20,7 +24,9 @@ def running_server(*arguments: str) -> Iterator[tuple[str, Path]]:
             *("--storage-path", str(folder / "store"), "--port", "0", *arguments),
         ]
         with (folder / "server.log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, **(environment or {})}
+            )
         try:
             assert process.stdout is not None
             line = process.stdout.readline().decode()
