@@ -5,6 +5,9 @@
 >>> client.sql("SELECT symbol, last(price ORDER BY timestamp) FROM trades GROUP BY symbol").polars()
 """
 
+from importlib import import_module
+
+from tickflight.book import Book
 from tickflight.client import Client, connect
 from tickflight.errors import (
     AuthenticationError,
@@ -30,6 +33,7 @@ from tickflight.writer import Ack, Writer
 __all__ = [
     "Ack",
     "AuthenticationError",
+    "Book",
     "CancelledError",
     "Client",
     "LagError",
@@ -52,3 +56,10 @@ __all__ = [
     "connect",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # who does not use asyncio does not wait for its import
+    if name == "aio":
+        return import_module("tickflight.aio")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextvars import ContextVar
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 _TURN_S = 0.1  # a signal that the system hands to another thread is seen by the main one when it takes its turn
@@ -44,20 +45,18 @@ STOPPER: ContextVar[Stopper | None] = ContextVar("STOPPER", default=None)
 """Who may stop the calls of this thread, None for nobody."""
 
 
-def in_background(run: Callable[[], T], name: str = "tickflight-call", future: Future[T] | None = None) -> Future[T]:
+class Running(Future[T]):
+    """What a thread will have returned or raised; ``thread`` ends right after."""
+
+    thread: threading.Thread
+
+
+def in_background(run: Callable[[], T], name: str = "tickflight-call", future: Running[T] | None = None) -> Running[T]:
     """Start ``run`` in a thread of its own; the future, a new one unless given, has what it returns or raises."""
-    outcome: Future[T] = Future() if future is None else future
+    outcome: Running[T] = Running() if future is None else future
     outcome.set_running_or_notify_cancel()
-
-    def work() -> None:
-        try:
-            result = run()
-        except BaseException as error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(result)
-
-    threading.Thread(target=work, name=name, daemon=True).start()
+    outcome.thread = threading.Thread(target=_do, args=(outcome, run), name=name, daemon=True)
+    outcome.thread.start()
     return outcome
 
 
@@ -69,7 +68,7 @@ def interruptible(run: Callable[[], T], discard: Callable[[T], object] = lambda 
     """
     if threading.current_thread() is not threading.main_thread():
         return run()
-    future: Future[T] = Future()
+    future: Running[T] = Running()
     try:
         in_background(run, future=future)
         while not wait([future], _TURN_S).done:
@@ -78,3 +77,37 @@ def interruptible(run: Callable[[], T], discard: Callable[[T], object] = lambda 
     except KeyboardInterrupt:
         future.add_done_callback(lambda done: done.exception() or discard(done.result()))
         raise
+
+
+class Worker:
+    """A daemon thread that does what it is given, one after the other, and ends when it is closed."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._ended = in_background(self._run, name)
+
+    def submit(self, run: Callable[[], T]) -> Future[T]:
+        """Let it do ``run`` next; the future has what it returns or raises."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        self._jobs.put((future, run))
+        return future
+
+    def close(self) -> Running[None]:
+        """Let it end after what it does now; the future ends with it."""
+        self._jobs.put(None)
+        return self._ended
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            _do(*job)
+            del job  # what it did is not to live for as long as nothing follows
+
+
+def _do(future: Future[T], run: Callable[[], T]) -> None:
+    try:
+        result = run()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

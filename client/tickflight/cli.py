@@ -1,4 +1,4 @@
-"""The command ``tickflight``: a query, its rows; a list of tables.
+"""The command ``tickflight``: a query, its rows; a table that is followed; bars; a list of tables.
 
 The rule of this file: rows go to standard output and nothing else does; secrets come from the environment.
 """
@@ -10,19 +10,31 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
+from tickflight import cli_tail
 from tickflight.client import Client, connect
 from tickflight.connection import DEFAULT_ADDRESS
-from tickflight.errors import TickflightError
+from tickflight.errors import QueryError, TickflightError
 from tickflight.preview import cut
 from tickflight.result import Result
 
 _ROWS_SHOWN = 50
 _CELL_CHARS = 40
+
+
+class Rows(Protocol):
+    """What has a schema and batches: a result, a tail."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,34 +68,72 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tickflight",
-        description="Query a tickflight server.",
+        description="Query and follow a tickflight server.",
         epilog="TICKFLIGHT_PASSWORD holds the password of --user, TICKFLIGHT_TOKEN a bearer token.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     query = commands.add_parser("query", help="run a SQL query and print its rows")
     query.add_argument("sql")
-    query.add_argument("--format", choices=sorted(_FORMATS), default="table")
-    query.add_argument("--output", "-o", help="file to write instead of standard output")
     query.set_defaults(run=_query)
     tables = commands.add_parser("tables", help="list the tables and their columns")
     tables.set_defaults(run=_tables)
-    for command in (query, tables):
+    tail = commands.add_parser("tail", help="follow a table: rows as they become durable")
+    cli_tail.add_arguments(tail, ["arrow", "csv", "json"])
+    tail.set_defaults(run=_tail)
+    bars = commands.add_parser("bars", help="make bars of trades")
+    bars.add_argument("symbol")
+    bars.add_argument("interval", help="1m, 4h, …; for other kinds a number")
+    bars.add_argument("--kind", choices=["time", "tick", "volume", "dollar"], default="time")
+    bars.add_argument("-e", "--exchange")
+    bars.add_argument("--from", dest="start", type=datetime.fromisoformat, help="first time, UTC")
+    bars.add_argument("--to", dest="end", type=datetime.fromisoformat, help="up to this time, UTC")
+    bars.set_defaults(run=_bars)
+    for command in (query, bars):
+        command.add_argument("--format", choices=sorted(_FORMATS), default="table")
+        command.add_argument("--output", "-o", help="file to write instead of standard output")
+    for command in (query, tables, tail, bars):
         command.add_argument("--address", default=os.environ.get("TICKFLIGHT_ADDRESS", DEFAULT_ADDRESS))
         command.add_argument("--user")
     return parser
 
 
 def _query(client: Client, options: argparse.Namespace) -> None:
-    write = _FORMATS[options.format]
     # progress is for who waits, not between the rows
     rows_seen = not options.output and options.format != "table" and sys.stdout.isatty()
-    with client.sql(options.sql, progress=False if rows_seen else None) as result:
+    _output(client.sql(options.sql, progress=False if rows_seen else None), options)
+
+
+def _bars(client: Client, options: argparse.Namespace) -> None:
+    try:
+        interval = options.interval if options.kind == "time" else float(options.interval)
+    except ValueError:
+        raise QueryError(
+            f"{options.interval!r} is no number: {options.kind} bars have one as their interval."
+        ) from None
+    exchanges = [options.exchange] if options.exchange else None
+    bars = client.bars(options.symbol, interval, options.kind, options.start, options.end, exchanges=exchanges)
+    _output(bars, options)
+
+
+def _output(result: Result, options: argparse.Namespace) -> None:
+    write = _FORMATS[options.format]
+    with result:
         if options.output:
             with open(options.output, "wb") as file:  # noqa: PTH123 - the path is the user's, as given
                 write(result, file)
         else:
             write(result, sys.stdout.buffer)
             sys.stdout.flush()
+
+
+def _tail(client: Client, options: argparse.Namespace) -> None:
+    options.format = cli_tail.chosen_format(options.format)
+    live = options.format == "live"
+    with cli_tail.open_tail(client, options, live=live) as tail:
+        if live:
+            cli_tail.draw(tail, " ".join([options.table, *(options.symbol or ())]), options.rows)
+        else:
+            _STREAMED[options.format](cli_tail.Rows(tail, sys.stdout.buffer, options.rows), sys.stdout.buffer)
 
 
 def _tables(client: Client, options: argparse.Namespace) -> None:
@@ -110,7 +160,7 @@ def _cell(value: Any) -> str:
     return "" if value is None else cut(str(value), _CELL_CHARS)
 
 
-def _write_csv(result: Result, file: IO[bytes]) -> None:
+def _write_csv(result: Rows, file: IO[bytes]) -> None:
     import pyarrow.csv as csv
 
     # CSV has no lists: they are written as JSON
@@ -126,7 +176,7 @@ def _write_csv(result: Result, file: IO[bytes]) -> None:
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
-def _write_json(result: Result, file: IO[bytes]) -> None:
+def _write_json(result: Rows, file: IO[bytes]) -> None:
     """Write one JSON object a line."""
     for batch in result:
         for row in batch.to_pylist():
@@ -149,7 +199,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write_arrow(result: Result, file: IO[bytes]) -> None:
+def _write_arrow(result: Rows, file: IO[bytes]) -> None:
     with pa.ipc.new_stream(file, result.schema) as writer:
         for batch in result:
             writer.write_batch(batch)
@@ -163,10 +213,13 @@ def _write_parquet(result: Result, file: IO[bytes]) -> None:
             writer.write_batch(batch)
 
 
-_FORMATS: Mapping[str, Callable[[Result, IO[bytes]], None]] = {
-    "table": _write_table,
+_STREAMED: Mapping[str, Callable[[Rows, IO[bytes]], None]] = {
     "csv": _write_csv,
     "json": _write_json,
     "arrow": _write_arrow,
+}
+_FORMATS: Mapping[str, Callable[[Result, IO[bytes]], None]] = {
+    **_STREAMED,
+    "table": _write_table,
     "parquet": _write_parquet,
 }

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from tickflight.bars import Interval, Kind, bars_query
+from tickflight.book import DEPTH, Book, book, books
 from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
 from tickflight.errors import NotFoundError, QueryError
 from tickflight.live import SILENCE_S, Live
@@ -263,6 +265,47 @@ class Client:
         """
         sql, values = bars_query(symbols, interval, kind, start, end, exchanges=exchanges, table=table)
         return self.sql(sql, values, snapshot=snapshot)
+
+    def book(
+        self,
+        exchange: str,
+        symbol: str,
+        t: datetime | str | None = None,
+        depth: int = DEPTH,
+        *,
+        snapshot: Snapshot | str | None = None,
+    ) -> Book:
+        """Return the order book as it stood at ``t`` (UTC where it has no zone), or as it stands now.
+
+        At most ``depth`` levels a side; ``snapshot`` as in ``sql``. A book that is not known has no levels.
+
+        Raises:
+            QueryError: an argument is wrong.
+        """
+        return book(lambda query, params: self.sql(query, params, snapshot=snapshot), exchange, symbol, t, depth)
+
+    def books(
+        self,
+        exchange: str,
+        symbol: str,
+        start: datetime | str,
+        end: datetime | str,
+        step: timedelta | float,
+        depth: int = DEPTH,
+        *,
+        snapshot: Snapshot | str | None = None,
+    ) -> Result:
+        """Return the order book at each instant from ``start`` to ``end``, ``step`` apart (a timedelta, or seconds).
+
+        A row an instant that has a book: ``t``, the last event's ``timestamp`` and ``seq``, ``stale``, and lists of
+        prices and sizes, best first.
+
+        Raises:
+            QueryError: an argument is wrong, or they are more than the server gives at once.
+        """
+        return books(
+            lambda query, params: self.sql(query, params, snapshot=snapshot), exchange, symbol, start, end, step, depth
+        )
 
     def snapshot(self, seconds: int = 3600) -> Snapshot:
         """Hold the rows that every table has now: queries under the snapshot see these and no later ones.

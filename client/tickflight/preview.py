@@ -70,7 +70,7 @@ class Preview:
             said = f"{_count(self.rows, 'row')}{first}, {columns}"
         else:
             said = f"the first {_count(shown, 'row')}, {columns}" if shown else columns
-        return f"{said}; {_printable(self.note)}" if self.note else said
+        return f"{said}; {printable(self.note)}" if self.note else said
 
 
 def cut(text: str, most: int) -> str:
@@ -90,7 +90,7 @@ def _column(table: pa.Table, index: int) -> tuple[_Cells, bool]:
     """Return a column's name, type and values as texts, and whether they stand on the right."""
     field = table.schema.field(index)
     numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
-    heads = [cut(_printable(field.name), CELL_CHARS), cut(str(field.type), CELL_CHARS)]
+    heads = [cut(printable(field.name), CELL_CHARS), cut(str(field.type), CELL_CHARS)]
     return [*heads, *(_cell(scalar) for scalar in table.column(index))], numeric
 
 
@@ -110,10 +110,10 @@ def _cell(scalar: pa.Scalar) -> str:
     except (ValueError, OverflowError, ImportError, pa.ArrowException):
         # what Python's own types cannot hold, such as nanoseconds or a year of five digits
         return cut(str(scalar.value) if hasattr(scalar, "value") else f"<{kind}>", CELL_CHARS)
-    return cut(_printable(value[: CELL_CHARS + 1] if isinstance(value, str) else str(value)), CELL_CHARS)
+    return cut(printable(value[: CELL_CHARS + 1] if isinstance(value, str) else str(value)), CELL_CHARS)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return ``text`` with what a terminal would obey written as an escape."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

@@ -87,7 +87,9 @@ class Replay:
         """What it sees."""
         try:
             for table, one in asked.items():
-                self._results[table] = connection.get(one.request.serialize(), headers=header(self.snapshot))
+                self._results[table] = connection.get(
+                    one.request.serialize(), headers=header(self.snapshot), progress=False
+                )
         except BaseException:
             self.close()
             raise

@@ -202,3 +202,15 @@ def test_reader_that_has_enough_ends_the_command_quietly(served: Any) -> None:
         process.stdout.close()
         assert process.wait(20) == 0
         assert process.stderr.read() == b""
+
+
+def test_bars_are_printed_like_a_query(run: Run) -> None:
+    code, out, err = run("bars", "BTC-USDT", "1m", "-e", "BINANCE", "--from", "2026-01-01", "--format", "json")
+    assert (code, err) == (0, "")
+    bars = [json.loads(line) for line in out.splitlines()]
+    assert sum(bar["trades"] for bar in bars) == 100
+    code, out, err = run("bars", "BTC-USDT", "25", "--kind", "tick")
+    assert out.decode().splitlines()[-1] == "4 rows"
+    code, out, err = run("bars", "BTC-USDT", "x", "--kind", "tick")
+    assert (code, out) == (1, b"")
+    assert "'x' is no number" in err

@@ -82,6 +82,13 @@ def test_close_ends_who_waits_and_frees_the_server(server: FlightHere, client: t
     assert "closed" in repr(live)
 
 
+def test_one_that_nobody_has_any_more_ends(server: FlightHere, client: tickflight.Client) -> None:
+    live = client.live(COUNT, every=0.01)
+    assert count(live) == 0
+    del live
+    wait_until(lambda: len(server.flight._streams) == 0)
+
+
 def test_mistakes_are_raised_at_once(client: tickflight.Client) -> None:
     with pytest.raises(QueryError, match="nope"):
         client.live("SELECT nope FROM trades")
@@ -97,7 +104,7 @@ def test_it_goes_on_when_the_server_is_back(server: FlightHere, client: tickflig
         for rows in (3, 5):
             assert next(live)["n"].to_pylist() == [rows]
             server.stop()
-            wait_until(lambda: live._stream is None)
+            wait_until(lambda: live._reader.stream is None)
             server.start()
             add(server, 2)
             wait_until(lambda rows=rows: count(live) == rows + 2)

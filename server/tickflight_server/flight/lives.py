@@ -24,6 +24,7 @@ from tickflight_server.flight.open_streams import OpenStreams
 from tickflight_server.flight.parameters import read_batches, rows_of
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.status import mapped_errors
+from tickflight_server.metrics import Metrics
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.execution import cut_by_bytes
 from tickflight_server.query.live import LiveQuery, Update
@@ -77,7 +78,9 @@ class LiveService:
         call.restart(0)  # it has no end; each update has the limit
         every_s = max(asked.every_ms or EVERY_MS, self._settings.live_every_min_ms) / 1000
         worker = ThreadPoolExecutor(1, "live-query")
-        stream = _Stream(call, query, running, worker, self._settings, self._clock, every_s, limit_s)
+        stream = _Stream(
+            call, query, running, worker, self._settings, self._clock, self._store.metrics, every_s, limit_s
+        )
         call.hold(stream.close)
         return flight.GeneratorStream(query.schema, stream.marked())
 
@@ -147,6 +150,7 @@ class _Stream:
         worker: ThreadPoolExecutor,
         settings: QuerySettings,
         clock: Clock,
+        metrics: Metrics,
         every_s: float,
         limit_s: float,
     ) -> None:
@@ -156,6 +160,7 @@ class _Stream:
         self._worker = worker
         self._settings = settings
         self._clock = clock
+        self._metrics = metrics
         self._every_s = every_s
         self._limit_s = limit_s
         self._done = threading.Event()  # no update is being made
@@ -205,6 +210,7 @@ class _Stream:
 
     def _sent(self, update: Update) -> Iterator[tuple[pa.RecordBatch, pa.Buffer]]:
         self._number += 1
+        self._metrics.add("live_updates")
         batches = [
             piece for batch in update.table.to_batches() for piece in cut_by_bytes(batch, self._settings.batch_bytes)
         ] or [self._empty]

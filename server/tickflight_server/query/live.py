@@ -116,6 +116,8 @@ class LiveQuery:
         statement = engine.read(sql)
         if isinstance(statement, Writing) or statement.explain:
             raise UnsupportedError("only a query can be kept fresh.", hint="Run it by itself.")
+        if statement.streams:
+            raise UnsupportedError("a tail has no end, and so no result.", hint="Run it by itself: it is live already.")
         self._statement = statement
         plan = engine.plan(statement, parameters, options=options, started=started)
         self.schema = _plain_schema(plan.schema)
@@ -145,7 +147,7 @@ class LiveQuery:
             and (schema == STORED[name].schema or (not schema and self._options.schema in ("workspace", "market")))
             for schema, name in tables
         )
-        return found and bool(tables or self._statement.travels)
+        return found and not self._statement.owns and bool(tables or self._statement.travels)
 
     def _keep_by_buckets(self, schema: pa.Schema, stability: Stability) -> None:
         if self._statement.travels:

@@ -152,6 +152,8 @@ def test_more_streams_than_may_be_are_refused_and_an_ended_one_makes_room(live: 
         update_of(stream)
     with pytest.raises(flight.FlightUnavailableError, match=r"query\.streams_max"):
         live(COUNT).read_chunk()
+    told = server.store.metrics.read()
+    assert (told["live_updates"], told["streams_refused"]) == (3, 1)
     open_ones[0].cancel()
     wait_until(lambda: len(server.flight._streams) == 2)
     update_of(live(COUNT))
