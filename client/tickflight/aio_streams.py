@@ -110,7 +110,7 @@ class AsyncStream(Generic[S, T]):
         if not await self._wait(self._coming, timeout_s):
             return None  # type: ignore[return-value]
         coming, self._coming = self._coming, None
-        return _END if self._cut_off(coming) else coming.result()  # type: ignore[no-any-return]
+        return _END if self._cut_off(coming) else coming.result()
 
     def _cut_off(self, coming: Future[T]) -> bool:
         """Return whether an item failed because the stream was closed meanwhile."""
