@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 
-from bench import growth, keys, smoke, tail
+from bench import growth, keys, live, replay, smoke, tail
 from bench.figures import Figure
 from tickflight_server.logs import configure_logs
 
 BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {
     "growth": growth.run,
     "keys": keys.run,
+    "live": live.run,
+    "replay": replay.run,
     "smoke": smoke.run,
     "tail": tail.run,
 }

@@ -13,20 +13,26 @@ from pathlib import Path
 @contextmanager
 def running_server(*arguments: str) -> Iterator[tuple[str, Path]]:
     """Run ``tickflight-server serve`` in a new folder; give its address and its data folder."""
-    with tempfile.TemporaryDirectory(prefix="tickflight-bench-") as name:
-        folder = Path(name)
-        command = [
-            *(sys.executable, "-m", "tickflight_server.cli", "serve"),
-            *("--storage-path", str(folder / "store"), "--port", "0", *arguments),
-        ]
-        with (folder / "server.log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline().decode()
-            if not line:
-                raise RuntimeError((folder / "server.log").read_text()[-2000:])
-            yield line.split()[-1], folder / "store"
-        finally:
-            process.terminate()
-            process.communicate(timeout=60)
+    folder = tempfile.TemporaryDirectory(prefix="tickflight-bench-")
+    with folder as name, server_on(Path(name), *arguments) as (address, _):
+        yield address, Path(name) / "store"
+
+
+@contextmanager
+def server_on(folder: Path, *arguments: str) -> Iterator[tuple[str, int]]:
+    """Run ``tickflight-server serve`` in ``folder``; give its address and the process's id."""
+    command = [
+        *(sys.executable, "-m", "tickflight_server.cli", "serve"),
+        *("--storage-path", str(folder / "store"), "--port", "0", *arguments),
+    ]
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline().decode()
+        if not line:
+            raise RuntimeError((folder / "server.log").read_text()[-2000:])
+        yield line.split()[-1], process.pid
+    finally:
+        process.terminate()
+        process.communicate(timeout=120)

@@ -7,6 +7,7 @@
 
 from importlib import import_module
 
+from tickflight.book import Book
 from tickflight.client import Client, connect
 from tickflight.errors import (
     AuthenticationError,
@@ -32,6 +33,7 @@ from tickflight.writer import Ack, Writer
 __all__ = [
     "Ack",
     "AuthenticationError",
+    "Book",
     "CancelledError",
     "Client",
     "LagError",

@@ -6,7 +6,7 @@ exchange, and has at least one trade.
 Columns of the result, in its order (exchange, symbol, start):
 
     exchange, symbol
-    start, end            bounds of the bar: of its stretch of time, end excluded; else times of its first and last trade
+    start, end            of a bar of time its bounds, end excluded; else times of its first and last trade
     open, high, low, close   prices; first and last by timestamp, then seq
     volume                amounts together
     dollar                amounts times prices together, float64

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from tickflight.bars import Interval, Kind, bars_query
+from tickflight.book import DEPTH, Book, book, books
 from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
 from tickflight.errors import NotFoundError, QueryError
 from tickflight.live import SILENCE_S, Live
@@ -130,7 +132,11 @@ class Client:
         """
         request = LiveRequest(sql, parameters_to_ipc(params) if params else b"", max(1, round(every * 1000)))
         headers = header(self._snapshot)
-        return Live(lambda ticket: self._connection.open(ticket, headers=headers), request, silence_s=silence_s)
+
+        def open_stream(ticket: bytes, anew: bool) -> Any:
+            return self._connection.open(ticket, headers=headers, anew=anew)
+
+        return Live(open_stream, request, silence_s=silence_s)
 
     def tail(
         self,
@@ -237,10 +243,10 @@ class Client:
         table: str = "trades",
         snapshot: Snapshot | str | None = None,
     ) -> Result:
-        """Make bars of trades on the server: exchange, symbol, start, end, open, high, low, close, volume, dollar,
-        trades, vwap, in order of exchange, symbol and start.
+        """Make bars of trades on the server, in order of exchange, symbol and start.
 
-        Bars never mix symbols or exchanges. A stretch without a trade has no bar; the last bar is as far as it came.
+        Columns: exchange, symbol, start, end, open, high, low, close, volume, dollar, trades, vwap. Bars never mix
+        symbols or exchanges. A stretch without a trade has no bar; the last bar is as far as it came.
 
         Args:
             symbols: only these; None is all.
@@ -259,6 +265,47 @@ class Client:
         """
         sql, values = bars_query(symbols, interval, kind, start, end, exchanges=exchanges, table=table)
         return self.sql(sql, values, snapshot=snapshot)
+
+    def book(
+        self,
+        exchange: str,
+        symbol: str,
+        t: datetime | str | None = None,
+        depth: int = DEPTH,
+        *,
+        snapshot: Snapshot | str | None = None,
+    ) -> Book:
+        """Return the order book as it stood at ``t`` (UTC where it has no zone), or as it stands now.
+
+        At most ``depth`` levels a side; ``snapshot`` as in ``sql``. A book that is not known has no levels.
+
+        Raises:
+            QueryError: an argument is wrong.
+        """
+        return book(lambda query, params: self.sql(query, params, snapshot=snapshot), exchange, symbol, t, depth)
+
+    def books(
+        self,
+        exchange: str,
+        symbol: str,
+        start: datetime | str,
+        end: datetime | str,
+        step: timedelta | float,
+        depth: int = DEPTH,
+        *,
+        snapshot: Snapshot | str | None = None,
+    ) -> Result:
+        """Return the order book at each instant from ``start`` to ``end``, ``step`` apart (a timedelta, or seconds).
+
+        A row an instant that has a book: ``t``, the last event's ``timestamp`` and ``seq``, ``stale``, and lists of
+        prices and sizes, best first.
+
+        Raises:
+            QueryError: an argument is wrong, or they are more than the server gives at once.
+        """
+        return books(
+            lambda query, params: self.sql(query, params, snapshot=snapshot), exchange, symbol, start, end, step, depth
+        )
 
     def snapshot(self, seconds: int = 3600) -> Snapshot:
         """Hold the rows that every table has now: queries under the snapshot see these and no later ones.

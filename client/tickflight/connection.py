@@ -18,6 +18,7 @@ from tickflight.background import STOPPER, interruptible
 from tickflight.errors import (
     TRANSLATED,
     AuthenticationError,
+    CancelledError,
     QueryError,
     TickflightError,
     UnavailableError,
@@ -81,10 +82,8 @@ class Connection:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._shown = Shown()
-        options: dict[str, Any] = {"tls_root_certs": tls_roots} if tls_roots else {}
-        # gRPC would wait longer and longer, up to two minutes, for a server that is back long since
-        options["generic_options"] = list(_RECONNECT_MS.items())
-        self.client = flight.FlightClient(self.address, **options)
+        self._tls_roots = tls_roots
+        self.client = self._connect()
         self._header: tuple[bytes, bytes] | None = None
         if credentials.token is not None:
             self._header = (b"authorization", f"Bearer {credentials.token}".encode())
@@ -93,6 +92,20 @@ class Connection:
         except BaseException:
             self.client.close()
             raise
+
+    def _connect(self, *more: tuple[str, int]) -> flight.FlightClient:
+        options: dict[str, Any] = {"tls_root_certs": self._tls_roots} if self._tls_roots else {}
+        # gRPC would wait longer and longer, up to two minutes, for a server that is back long since
+        options["generic_options"] = [*_RECONNECT_MS.items(), *more]
+        return flight.FlightClient(self.address, **options)
+
+    def renew(self) -> None:
+        """Use another channel from now on: a network that swallows what is sent tells nobody that a channel is dead.
+
+        Calls that are under way go on where they are.
+        """
+        # without a pool of its own it would be the same connection again
+        self.client = self._connect(("grpc.use_local_subchannel_pool", 1))
 
     def login(self) -> None:
         """Exchange user and password for a bearer token; nothing to do with a token or without a user."""
@@ -176,14 +189,28 @@ class Connection:
         with suppress(TickflightError):
             self.action("CancelFlightInfo", CancelFlightInfoRequest(info))
 
-    def open(self, ticket: bytes, *, headers: Headers = ()) -> flight.FlightStreamReader:
-        """Return the stream of a ticket, batch by batch with what travels beside them; its schema is here by then."""
+    def open(self, ticket: bytes, *, headers: Headers = (), anew: bool = False) -> flight.FlightStreamReader:
+        """Return the stream of a ticket, batch by batch with what travels beside them; its schema is here by then.
+
+        With ``anew`` it comes over another channel, and the server is asked first whether it answers at all: the
+        ticket is then a command, too.
+
+        Raises:
+            UnavailableError: it does not answer in time.
+        """
 
         def run(options: flight.FlightCallOptions) -> flight.FlightStreamReader:
             stream = self.client.do_get(flight.Ticket(ticket), options)
             _ = stream.schema
             return stream
 
+        if anew:
+            self.renew()
+            command = flight.FlightDescriptor.for_command(ticket)
+            try:
+                self.call(lambda options: self.client.get_schema(command, options), headers=headers)
+            except CancelledError as error:
+                raise UnavailableError(f"the server does not answer: {error}") from None
         return self.call(run, timed=False, headers=headers)
 
     def action(self, kind: str, request: Message) -> Message | None:

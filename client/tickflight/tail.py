@@ -17,8 +17,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
-from pyarrow import flight
 
+from tickflight.background import interruptible
 from tickflight.connection import Connection
 from tickflight.errors import (
     TRANSLATED,
@@ -186,23 +186,16 @@ class Tail:
         request = self._request
         if self._mark.resume:
             request = replace(request, resume=self._mark.resume, after_seq=None, since_us=None)
-        ticket = flight.Ticket(request.serialize())
-
-        def run(options: flight.FlightCallOptions) -> Any:
-            stream = self._connection.client.do_get(ticket, options)
-            try:
-                self._schema = stream.schema
-                with self._lock:
-                    self._stream = stream
-                self._guard.watch(stream)
-                return self._read()
-            except BaseException:
-                self._drop()
-                raise
-
-        self._pending = self._connection.call(run, timed=False)
+        # a network that swallows what is sent tells nobody: then it takes another channel
+        stream = self._connection.open(request.serialize(), anew=self._guard.fired)
+        with self._lock:
+            self._stream = stream
+        self._schema = stream.schema
+        self._guard.watch(stream)
         if self._closed.is_set():
             self._drop()
+            return
+        self._pending = self._read()
 
     def _read(self) -> pa.RecordBatch | None:
         """Return the next batch, None for a mark alone."""
@@ -213,9 +206,12 @@ class Tail:
         if stream is None:
             return None
         try:
-            chunk = stream.read_chunk()
+            chunk = interruptible(stream.read_chunk)
         except StopIteration:
             raise UnavailableError("the server ended the stream.") from None
+        except KeyboardInterrupt:
+            self._drop()  # a batch that is on its way comes again with the next stream
+            raise
         self._guard.heard()
         self._mark = TailMark.parse(chunk.app_metadata.to_pybytes()) if chunk.app_metadata else self._mark
         if self._mark.skipped_last:
@@ -254,6 +250,8 @@ class _Guard:
         self._stream: Any = None
         self._heard = 0.0
         self._closed = False
+        self.fired = False
+        """Whether the last stream was cancelled for its silence."""
         self._thread: threading.Thread | None = None
 
     def heard(self) -> None:
@@ -265,6 +263,7 @@ class _Guard:
         self.heard()
         with self._condition:
             self._stream = stream
+            self.fired = self.fired and stream is None
             if stream is not None and self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="tickflight-tail-guard", daemon=True)
                 self._thread.start()
@@ -280,6 +279,7 @@ class _Guard:
             while not self._closed:
                 left = self._heard + self._silence_s - time.monotonic()
                 if left <= 0 and self._stream is not None:
+                    self.fired = True
                     self._stream.cancel()
                 self._condition.wait(max(left, 0.1))
 

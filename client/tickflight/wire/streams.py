@@ -93,7 +93,8 @@ class Live(Wrapped, package=TICKFLIGHT):
 class LiveMark(Message, package=TICKFLIGHT):
     """Which ``update`` a batch belongs to, whether it is its ``last`` one, and how the update was made.
 
-    ``mode`` is "incremental" or "asked again", for ``reason``; ``asked_us`` is when, in microseconds since 1970 UTC.
+    ``update`` 0 is of no update: an empty batch that says that the server is there. ``mode`` is "incremental" or
+    "asked again", for ``reason``; ``asked_us`` is when, in microseconds since 1970 UTC.
     """
 
     update: int = 0

@@ -53,7 +53,7 @@ class QuerySettings(Section):
     )
     handles_max: int = Field(10_000, ge=1, description="open tickets and prepared statements")
     handle_idle_s: float = Field(600.0, gt=0, description="an unused ticket or prepared statement is dropped after it")
-    streams_max: int = Field(256, ge=1, description="tails and live queries open at once")
+    streams_max: int = Field(256, ge=1, description="tails, live queries and replays open at once")
     heartbeat_s: float = Field(5.0, gt=0, description="longest silence on a stream of live rows")
     live_every_min_ms: int = Field(50, ge=1, description="least time between two updates of a live query")
     live_result_mb: int = Field(64, ge=1, description="largest result of a live query, which is kept in memory")

@@ -117,7 +117,7 @@ SERVED: Final = (
         "GetFlightInfo, GetSchema",
         "Replay",
         ("ReplayService.info", "ReplayService.schema"),
-        "any client that wants stored rows in order of time; the ticket is the command",
+        "any client, see [replay.md](replay.md); the ticket is the command",
         "a condition that is more than one, a column that is not there (INVALID_ARGUMENT)",
     ),
     Served(
@@ -160,14 +160,14 @@ SERVED: Final = (
         "Replay",
         ("ReplayService.fetch",),
         "the client's replay, one call a table",
-        "a snapshot that has ended, at the start or on the way (NOT_FOUND)",
+        "more than `query.streams_max` open (UNAVAILABLE); a snapshot that has ended, also on the way (NOT_FOUND)",
     ),
     Served(
         "DoGet",
         "Live",
         ("LiveService.fetch",),
         "the client's live; any Flight client that reads app_metadata",
-        "more than `query.streams_max` open tails and live queries (UNAVAILABLE)",
+        "more than `query.streams_max` open (UNAVAILABLE)",
     ),
     Served(
         "DoGet",

@@ -24,6 +24,7 @@ from tickflight_server.flight.open_streams import OpenStreams
 from tickflight_server.flight.parameters import read_batches, rows_of
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.status import mapped_errors
+from tickflight_server.metrics import Metrics
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.execution import cut_by_bytes
 from tickflight_server.query.live import LiveQuery, Update
@@ -32,6 +33,7 @@ from tickflight_server.store import Store
 
 EVERY_MS = 1000
 """Least time between two updates where the caller says nothing."""
+_AGAIN_S = 0.01  # between two tries to stop one whose call has ended
 _LOOK_S = 0.1  # between two looks at an update that is being made
 
 
@@ -76,8 +78,10 @@ class LiveService:
         call.restart(0)  # it has no end; each update has the limit
         every_s = max(asked.every_ms or EVERY_MS, self._settings.live_every_min_ms) / 1000
         worker = ThreadPoolExecutor(1, "live-query")
-        call.hold(lambda: worker.shutdown(wait=False, cancel_futures=True))
-        stream = _Stream(call, query, running, worker, self._settings, self._clock, every_s, limit_s)
+        stream = _Stream(
+            call, query, running, worker, self._settings, self._clock, self._store.metrics, every_s, limit_s
+        )
+        call.hold(stream.close)
         return flight.GeneratorStream(query.schema, stream.marked())
 
     def _query(self, call: Call, asked: Live, started: Callable[[Callable[[], None]], None]) -> tuple[LiveQuery, float]:
@@ -146,6 +150,7 @@ class _Stream:
         worker: ThreadPoolExecutor,
         settings: QuerySettings,
         clock: Clock,
+        metrics: Metrics,
         every_s: float,
         limit_s: float,
     ) -> None:
@@ -155,8 +160,11 @@ class _Stream:
         self._worker = worker
         self._settings = settings
         self._clock = clock
+        self._metrics = metrics
         self._every_s = every_s
         self._limit_s = limit_s
+        self._done = threading.Event()  # no update is being made
+        self._done.set()
         self._number = 0
         self._said = clock.monotonic()
         self._empty = pa.RecordBatch.from_pylist([], schema=query.schema)
@@ -177,13 +185,20 @@ class _Stream:
             # to a caller that went away it does not matter
             raise BusyError("the server shuts down.", hint="Ask again, and the first update is the whole result.")
 
+    def close(self) -> None:
+        """Stop what is under way, and let the thread go; the call has ended."""
+        self._running.stop()
+        while not self._done.wait(_AGAIN_S):
+            self._running.stop()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
     def _made(self) -> Any:
         """Return the next update, and yield heartbeats until it is there."""
         self._call.restart(self._limit_s)
+        self._done.clear()
         future: Future[Update | None] = self._worker.submit(self._query.update)
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        while not done.wait(min(self._quiet_s(), _LOOK_S)):
+        future.add_done_callback(lambda _: self._done.set())
+        while not self._done.wait(min(self._quiet_s(), _LOOK_S)):
             if self._running.stopped():
                 self._running.stop()  # once more: the engine may have been between two steps
             if self._quiet_s() <= 0:
@@ -195,6 +210,7 @@ class _Stream:
 
     def _sent(self, update: Update) -> Iterator[tuple[pa.RecordBatch, pa.Buffer]]:
         self._number += 1
+        self._metrics.add("live_updates")
         batches = [
             piece for batch in update.table.to_batches() for piece in cut_by_bytes(batch, self._settings.batch_bytes)
         ] or [self._empty]

@@ -1,4 +1,4 @@
-"""The streams without an end that are open: tails and live queries, counted together.
+"""The streams that are open for long: tails, live queries and replays, counted together.
 
 The rule of this file: a stream counts from before its first row until its call has ended, whatever ends it; when the
 server shuts down all are told to end, and no other may begin.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from tickflight_server.errors import BusyError
 from tickflight_server.flight.auth import Call
+from tickflight_server.metrics import Metrics
 
 
 class OpenStreams:
@@ -18,10 +19,12 @@ class OpenStreams:
 
     Args:
         most: how many may be open at once (``query.streams_max``).
+        metrics: where refusals are counted.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, metrics: Metrics | None = None) -> None:
         self._most = most
+        self._metrics = metrics or Metrics()
         self._lock = threading.Lock()
         self._stops: dict[object, Callable[[], None]] = {}
         self._closed = False
@@ -42,8 +45,9 @@ class OpenStreams:
             if self._closed:
                 raise BusyError("the server shuts down.", hint="Try again.")
             if len(self._stops) >= self._most:
+                self._metrics.add("streams_refused")
                 raise BusyError(
-                    f"{self._most} tails and live queries are open (query.streams_max).",
+                    f"{self._most} tails, live queries and replays are open (query.streams_max).",
                     hint="Close some, or try again later.",
                 )
             self._stops[key] = stop

@@ -6,6 +6,7 @@ client takes what was sorted; all of it is of one moment.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -13,8 +14,10 @@ from pyarrow import flight
 
 from tickflight.wire.streams import Replay, Selection
 from tickflight_server.config import QuerySettings
+from tickflight_server.errors import CancelledError
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.kept import Found
+from tickflight_server.flight.open_streams import OpenStreams
 from tickflight_server.flight.sessions import Asked, Sessions
 from tickflight_server.flight.streams import generated
 from tickflight_server.query.engine import Engine
@@ -25,9 +28,10 @@ from tickflight_server.query.selection import Choice, check
 class ReplayService:
     """Answers what is asked of replays."""
 
-    def __init__(self, engine: Engine, sessions: Sessions, settings: QuerySettings) -> None:
+    def __init__(self, engine: Engine, sessions: Sessions, streams: OpenStreams, settings: QuerySettings) -> None:
         self._engine = engine
         self._sessions = sessions
+        self._streams = streams
         self._settings = settings
 
     def info(self, call: Call, request: Replay) -> Found:
@@ -44,13 +48,18 @@ class ReplayService:
         Raises:
             InputError: something in the request cannot be.
             NotFoundError: there is no such table or snapshot.
+            BusyError: as many streams are open as may be.
         """
         asked = self._sessions.asked(call)
         choice = self._choice(request, asked)
         schema = choice.schema(self._engine.store.numeric)
-        return generated(schema, self._batches(call, asked, choice, request), self._settings.batch_bytes)
+        stopped = threading.Event()
+        self._streams.enter(call, stopped.set)
+        return generated(schema, self._batches(call, asked, choice, request, stopped), self._settings.batch_bytes)
 
-    def _batches(self, call: Call, asked: Asked, choice: Choice, request: Replay) -> Iterator[pa.RecordBatch]:
+    def _batches(
+        self, call: Call, asked: Asked, choice: Choice, request: Replay, stopped: threading.Event
+    ) -> Iterator[pa.RecordBatch]:
         with call.limits():
             rows = by_time(
                 self._engine,
@@ -62,6 +71,8 @@ class ReplayService:
                 options=asked.session.options,
             )
             for batch in rows:
+                if stopped.is_set():
+                    raise CancelledError("the replay was ended.", hint="The server shuts down: begin it again later.")
                 self._sessions.cuts(asked)  # rows of a snapshot that has ended may be missing
                 yield batch
 

@@ -65,10 +65,10 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
         self._handle_idle_s = settings.query.handle_idle_s
         authenticator = Authenticator(settings.auth, clock)
         self._sessions = Sessions(engine, store.pins, settings.query, clock)
-        self._streams = OpenStreams(settings.query.streams_max)
+        self._streams = OpenStreams(settings.query.streams_max, store.metrics)
         self._tails = TailService(store, engine, settings.query, clock, self._streams)
         self._queries = QueryService(engine, self._sessions, self._tails, settings.query, clock)
-        self._replays = ReplayService(engine, self._sessions, settings.query)
+        self._replays = ReplayService(engine, self._sessions, self._streams, settings.query)
         self._ingest = IngestService(store, engine, self._sessions, settings.flight.message_bytes_max)
         self._tables = Tables(engine)
         self._facts = SqlInfoFacts(

@@ -149,6 +149,8 @@ def is_rowwise(tree: dict[str, Any], functions: set[str], aggregates: Collection
         return False
     if any(node.get(key) for key in ("group_expressions", "group_sets", "having", "qualify", "sample")):
         return False
+    if node.get("aggregate_handling") != "STANDARD_HANDLING":  # GROUP BY ALL names no groups
+        return False
     return not any(part.get("class") in ("WINDOW", "SUBQUERY") for part in walk(node))
 
 

@@ -47,10 +47,11 @@ class Text:
 class Buckets:
     """A query over the buckets of one table's time.
 
-    ``whole`` is the query with columns behind its own: first the bucket, then what it is ordered by. ``touched`` gives
-    the buckets of the rows after ``$__after``; ``some[n]`` is ``whole`` for ``n`` ranges of buckets, ``$__first0`` to
-    ``$__last0`` and so on, whose rows have times from ``$__from0`` to before ``$__until0``. ``width`` gives how long a
-    bucket is: an interval, or the name of a part of dates. ``orders`` is an ORDER BY list over columns "c0", "c1", ….
+    ``whole`` is the query with columns behind its own, first the bucket, by which the rows are sorted, then what the
+    caller orders by. ``touched`` gives the buckets of the rows after ``$__after``; ``some[n]`` is ``whole`` for ``n``
+    ranges of buckets, ``$__first0`` to ``$__last0`` and so on, whose rows have times from ``$__from0`` to before
+    ``$__until0``. ``width`` gives how long a bucket is: an interval, or the name of a part of dates. ``orders`` is an
+    ORDER BY list over columns "c0", "c1", ….
     """
 
     table: TableSchema
@@ -110,11 +111,17 @@ class _Reader:
             if part.get("class") == "PARAMETER":
                 part["identifier"] = f"u_{part['identifier'].lower()}"
         # only now: a name that is looked up in several schemas could mean another table later
-        place = {"catalog_name": CATALOG, "schema_name": table.schema, "table_name": table.name}
+        full = {"catalog_name": CATALOG, "schema_name": table.schema, "table_name": table.name}
         path = {"path": [CATALOG, table.schema, table.name]}
-        node["from_table"] |= {**place, "qualified_name": path, "alias": node["from_table"]["alias"] or table.name}
+        node["from_table"] |= {**full, "qualified_name": path, "alias": node["from_table"]["alias"] or table.name}
         put = {"__where": where, "__bucket": _as(bucket, ""), "__time": bucket["arguments"][1]["expression"]}
-        whole = {**node, "modifiers": [], "select_list": [*node["select_list"], _as(bucket, "__bucket"), *hidden]}
+        place = f"SELECT 1 ORDER BY {len(self._schema) + 1} NULLS LAST"
+        by_bucket = parse(self._connection, place)["statements"][0]["node"]["modifiers"]
+        whole = {
+            **node,
+            "modifiers": by_bucket,
+            "select_list": [*node["select_list"], _as(bucket, "__bucket"), *hidden],
+        }
         some = {n: self._text({**whole, "where_clause": self._grafted(_ranges(n), put)}) for n in (1, RANGES_MAX)}
         return Buckets(table, self._text(whole), self._touched(put), some, self._width(bucket), ", ".join(orders))
 

@@ -13,6 +13,7 @@ from queue import Empty, LifoQueue
 
 import duckdb
 
+from tickflight_server.query.macros import AGGREGATES, TABLE_MACROS
 from tickflight_server.query.probe import Prober
 from tickflight_server.query.session import DEFAULTS, Options, Seat
 from tickflight_server.query.sources import take_back
@@ -41,12 +42,12 @@ class Connections:
         self._lock = threading.Lock()
         self._probers: OrderedDict[tuple[str, str], LifoQueue[Prober]] = OrderedDict()  # by schema and time zone
         self._readers: LifoQueue[StatementReader] = LifoQueue()
-        self.macros: frozenset[str] = frozenset()
-        """The users' table macros, which statements may name."""
+        self.macros: frozenset[str] = TABLE_MACROS
+        """The table macros that statements may name: the server's, and the users'."""
         rows = database.execute(
             "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'"
         ).fetchall()
-        self._aggregates = frozenset(name for (name,) in rows)
+        self._aggregates = frozenset(name for (name,) in rows) | AGGREGATES
 
     def close(self) -> None:
         """Let the database go."""

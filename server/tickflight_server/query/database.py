@@ -19,6 +19,7 @@ import structlog
 
 from tickflight_server.config import QuerySettings
 from tickflight_server.paths import Layout
+from tickflight_server.query.macros import MARKET_MACROS
 from tickflight_server.query.statement import Parameters, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.trees import CATALOG
@@ -110,13 +111,15 @@ def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> None:
         run(f'CREATE SCHEMA IF NOT EXISTS {CATALOG}."{schema}"')
     for name, kind in MACROS.items():
         run(f"CREATE OR REPLACE MACRO {CATALOG}.market.{name}() AS getvariable('__now')::{kind}")
+    known_macros = MACROS.keys() | MARKET_MACROS.keys()
     tables = [(t.schema, t.name, t.arrow(store.numeric)) for t in STORED.values()]
     tables += [("system", name, schema) for name, (schema, _, _) in SYSTEM_TABLES.items()]
     for schema, name, arrow in tables:
         database.register(view_name(schema, name), arrow.empty_table())
-        columns = ", ".join(f'"{n}"' for n in arrow.names)
+        # named in full, or a macro's parameter of the same name is in the way
+        columns = ", ".join(f'v."{n}"' for n in arrow.names)
         view = f'{CATALOG}."{schema}"."{name}"'
-        run(f"CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM temp.main.{view_name(schema, name)}")
+        run(f"CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM temp.main.{view_name(schema, name)} AS v")
     known = {(schema, name) for schema, name, _ in tables}
     left = run(
         f"""SELECT schema_name, view_name FROM duckdb_views()
@@ -125,6 +128,17 @@ def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> None:
     for schema, name in left.fetchall():
         if (schema, name) not in known:
             run(f'DROP VIEW {CATALOG}."{schema}"."{name}"')
+    # they are bound when they are called, by the views' names
+    for macro in MARKET_MACROS.values():
+        run(macro.create)
+    macros = run(
+        f"""SELECT DISTINCT function_name, function_type FROM duckdb_functions()
+        WHERE database_name = '{CATALOG}' AND schema_name = 'market'"""
+    )
+    for name, kind in macros.fetchall():
+        if name not in known_macros:
+            table = " TABLE" if kind == "table_macro" else ""
+            run(f'DROP MACRO{table} {CATALOG}.market."{name}"')
     run("COMMIT")
 
 

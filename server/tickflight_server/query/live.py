@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tickflight_server.clock import Clock
 from tickflight_server.config import MIB
@@ -117,6 +116,8 @@ class LiveQuery:
         statement = engine.read(sql)
         if isinstance(statement, Writing) or statement.explain:
             raise UnsupportedError("only a query can be kept fresh.", hint="Run it by itself.")
+        if statement.streams:
+            raise UnsupportedError("a tail has no end, and so no result.", hint="Run it by itself: it is live already.")
         self._statement = statement
         plan = engine.plan(statement, parameters, options=options, started=started)
         self.schema = _plain_schema(plan.schema)
@@ -146,7 +147,7 @@ class LiveQuery:
             and (schema == STORED[name].schema or (not schema and self._options.schema in ("workspace", "market")))
             for schema, name in tables
         )
-        return found and bool(tables or self._statement.travels)
+        return found and not self._statement.owns and bool(tables or self._statement.travels)
 
     def _keep_by_buckets(self, schema: pa.Schema, stability: Stability) -> None:
         if self._statement.travels:
@@ -243,7 +244,7 @@ class LiveQuery:
             kept = self._refreshed(self._buckets, cuts)
         self._check_size(kept.nbytes)
         self._cuts, self._kept = cuts, kept
-        if before is not None and (kept is before or kept.equals(before)):
+        if before is not None and (kept is before or (self._buckets is None and kept.equals(before))):
             return None
         return Update(self._shown(kept), cuts, asked_us, self._opened)
 
@@ -263,17 +264,7 @@ class LiveQuery:
             first, last = runs[min(i, len(runs) - 1)]
             values |= {f"__first{i}": first, f"__last{i}": last}
             values |= {f"__from{i}": _moved(first, -self._pad), f"__until{i}": _moved(last, self._width)}
-        fresh = self._ask(buckets.some[size], values, cuts)
-        key = self._kept.column(len(self.schema))
-        stale = pc.is_null(key)  # never: a kept row without a bucket is replaced with all others
-        for first, last in runs:
-            stale = pc.or_(
-                stale,
-                pc.and_(
-                    pc.greater_equal(key, pa.scalar(first, key.type)), pc.less_equal(key, pa.scalar(last, key.type))
-                ),
-            )
-        return pa.concat_tables([self._kept.filter(pc.invert(stale)), fresh]).combine_chunks()
+        return replaced(self._kept, len(self.schema), runs, self._ask(buckets.some[size], values, cuts))
 
     def _ask(self, text: Text, values: Mapping[str, Any], cuts: Mapping[str, int]) -> pa.Table:
         return self._fetch(self._plan(text, values), cuts)
@@ -294,7 +285,7 @@ class LiveQuery:
                 size += batch.nbytes
                 self._check_size(size)
             self._opened += sum(len(one.parts) + len(one.segments) for one in execution.opened.values())
-        return pa.Table.from_batches(batches, schema).cast(_plain_schema(schema))
+        return pa.Table.from_batches(batches, schema).cast(_plain_schema(schema)).combine_chunks()
 
     def _check_size(self, size: int) -> None:
         if size > self._result_mb * MIB:
@@ -337,6 +328,30 @@ def runs_of(touched: pa.Array, width: timedelta) -> list[tuple[datetime, datetim
     firsts, lasts = starts[np.r_[0, cuts + 1]], starts[np.r_[cuts, len(starts) - 1]]
     kind = touched.type
     return list(zip(_times(firsts, kind), _times(lasts, kind), strict=True))
+
+
+def replaced(kept: pa.Table, key: int, runs: list[tuple[datetime, datetime]], fresh: pa.Table) -> pa.Table:
+    """Return ``kept`` with the rows of ``fresh`` in the place of those whose bucket is in one of ``runs``.
+
+    Both are in the order of their buckets, column ``key``, those without one last, of which there are none in
+    ``fresh``. What is the same is ``kept`` itself.
+    """
+    kind = fresh.column(key).type
+    bounds = [np.array(pa.array(times, kind).cast(pa.int64())) for times in zip(*runs, strict=True)]
+
+    def places(table: pa.Table) -> tuple[list[int], list[int]]:
+        column = table.column(key).combine_chunks()
+        known = column.slice(0, len(column) - column.null_count).cast(pa.int64()).to_numpy()
+        return np.searchsorted(known, bounds[0], "left").tolist(), np.searchsorted(known, bounds[1], "right").tolist()
+
+    olds, news = zip(*places(kept), strict=True), zip(*places(fresh), strict=True)
+    pieces, done, same = [], 0, True
+    for (old_first, old_end), (new_first, new_end) in zip(olds, news, strict=True):
+        piece = fresh.slice(new_first, new_end - new_first)
+        same = same and piece.equals(kept.slice(old_first, old_end - old_first))
+        pieces += [kept.slice(done, old_first - done), piece]
+        done = old_end
+    return kept if same else pa.concat_tables([*pieces, kept.slice(done)]).combine_chunks()
 
 
 def _times(values: np.ndarray, kind: pa.DataType) -> list[datetime]:

@@ -55,13 +55,16 @@ class Parameter:
 class OwnFunction:
     """A table function. ``schema`` gives its columns for a call's values, of which some may be None then.
 
-    ``kind``: ``rows`` come to an end; a ``stream`` may not, and is read once a reference.
+    ``kind``: ``rows`` come to an end; a ``stream`` may not, and is read once a reference. ``description`` and
+    ``example`` are for ``system.functions``; a test runs the example.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
     schema: Callable[[Values, NumericType], pa.Schema]
     kind: Literal["rows", "stream"] = "rows"
+    description: str = ""
+    example: str = ""
 
     @property
     def signature(self) -> str:
@@ -129,11 +132,19 @@ _DEPTH = Parameter("depth", "count", 10)
 OWN_FUNCTIONS: Mapping[str, OwnFunction] = {
     f.name: f
     for f in (
-        OwnFunction("book_at", (*_WHICH, Parameter("t", "time"), _DEPTH), book_at_schema),
+        OwnFunction(
+            "book_at",
+            (*_WHICH, Parameter("t", "time"), _DEPTH),
+            book_at_schema,
+            description="The order book at an instant, a row a level, best first.",
+            example="FROM book_at('BINANCE', 'BTC-USDT', now() - INTERVAL 1 MINUTE, 5)",
+        ),
         OwnFunction(
             "books",
             (*_WHICH, Parameter("start", "time"), Parameter("end", "time"), Parameter("step", "interval"), _DEPTH),
             books_schema,
+            description="The order book at each instant of a grid, from start to end, both included; a row an instant.",
+            example="FROM books('BINANCE', 'BTC-USDT', now() - INTERVAL 1 MINUTE, now(), INTERVAL 10 SECONDS, 5)",
         ),
         OwnFunction(
             "tail",

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from tickflight_server.clock import Clock, SystemClock
+from tickflight_server.query.functions import FUNCTIONS
 from tickflight_server.schemas import TIMESTAMP
 from tickflight_server.store import Store
 
@@ -173,6 +174,11 @@ def _schema(**types: pa.DataType) -> pa.Schema:
 _I, _S, _T = pa.int64(), pa.string(), TIMESTAMP
 _RANGE = {"rows": _I, "bytes": _I, "min_timestamp": _T, "max_timestamp": _T, "min_seq": _I, "max_seq": _I}
 
+
+def _functions(_: SystemSource) -> Iterator[dict[str, Any]]:
+    yield from FUNCTIONS
+
+
 TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str, Any]]], str]] = {
     "parts": (
         _schema(
@@ -221,6 +227,11 @@ TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str
         _schema(component=_S, state=_S, since=_T, detail=_S, hint=_S),
         _health,
         "how each component is doing: ok, degraded or failed",
+    ),
+    "functions": (
+        _schema(name=_S, kind=_S, signature=_S, description=_S, example=_S),
+        _functions,
+        "the server's own functions and macros, each with an example",
     ),
     "metrics": (_schema(name=_S, value=pa.float64()), _metrics, "counters of the server since its start"),
 }

@@ -274,6 +274,7 @@ class Tail:
         self._reader = channel.join(start)
         most = tails.settings.tail_lag_rows_max
         self._lag_max = min(wanted.lag_rows_max or most, most)
+        self._follows = self._is_near(state.last_seq - start)
         self._stopped = threading.Event()
         self._why: Exception | None = None
         self._cancel_work: Callable[[], None] | None = None
@@ -324,13 +325,13 @@ class Tail:
     def _follow(self) -> Iterator[Sent]:
         table, arrivals = self._channel.table, self._channel.table.arrivals
         heartbeat_s, clock = self._tails.settings.heartbeat_s, self._tails.clock
-        follows, said = False, clock.monotonic()
+        said = clock.monotonic()
         while self._left is None or self._left > 0:
             if self._stopped.is_set():
                 raise self._why or CancelledError("the tail was cancelled.")
             behind = table.state.last_seq - self.seq
-            follows = follows or behind <= _CAUGHT_UP_ROWS
-            if follows and behind > self._lag_max:
+            self._follows = self._follows or self._is_near(behind)
+            if self._follows and behind > self._lag_max:
                 yield from self._lags(behind)
             elif behind == 0:
                 wait_s = said + heartbeat_s - clock.monotonic()
@@ -344,6 +345,9 @@ class Tail:
                     if one.batch.num_rows or clock.monotonic() - said >= heartbeat_s:
                         yield one
                         said = clock.monotonic()
+
+    def _is_near(self, behind: int) -> bool:
+        return behind <= min(_CAUGHT_UP_ROWS, self._lag_max)
 
     def _step(self) -> Iterator[Sent]:
         """Go on by a piece of the newest rows, or by all that is to be read from parts."""

@@ -20,6 +20,7 @@ from tickflight_server.errors import PermissionDeniedError, ServerError
 from tickflight_server.query.allowed import LIKE_FILES
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import MACROS
+from tickflight_server.query.macros import MARKET_MACROS
 from tickflight_server.query.own_functions import OWN_FUNCTIONS
 from tickflight_server.query.statement import Statement, StatementReader
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
@@ -104,12 +105,13 @@ class Workspace:
         self._connections = connections
         self._give_empty = give_empty
         self._lock = threading.Lock()
-        self._calls: dict[str, frozenset[tuple[str, str]]] = {}  # what their views and macros read, by name
+        # what macros, and the users' views, read by name
+        self._calls = {m.name: frozenset(("market", table) for table in m.reads) for m in MARKET_MACROS.values()}
         with self.connection() as connection:
             self.refresh(connection)
             engines = connection.execute(_ENGINES).fetchall()
         self._functions = frozenset(name.lower() for kind, name in engines if kind == "function").union(
-            MACROS, OWN_FUNCTIONS
+            MACROS, MARKET_MACROS, OWN_FUNCTIONS
         )
         self._relations = frozenset(name for kind, name in engines if kind == "view").union(STORED, SYSTEM_TABLES)
 

@@ -9,19 +9,27 @@ import pytest
 from tickflight.wire.actions import ACTIONS, CreatePin, HealthComponent, Pin
 from tickflight.wire.append import AppendAck, AppendResult
 from tickflight.wire.commands import COMMANDS, AppendStream, parse_command
+from tickflight.wire.streams import Selection, Tail
 from tickflight.wire.tickets import Query, parse_ticket
 
-PAGE = (Path(__file__).parents[3] / "proto-notes" / "flight-sql.md").read_text()
+NOTES = Path(__file__).parents[3] / "proto-notes"
+PAGE = (NOTES / "flight-sql.md").read_text()
 
 
-def example(name):
-    (block,) = re.findall(rf"```hex {name}\n(.*?)```", PAGE, re.DOTALL)
+def example(name, page=PAGE):
+    (block,) = re.findall(rf"```hex {name}\n(.*?)```", page, re.DOTALL)
     return bytes.fromhex(re.sub(r"#.*", "", block))
 
 
-def claimed(cls):
-    (text,) = re.findall(rf"^`({cls.__name__}\(.*?\))`", PAGE, re.MULTILINE | re.DOTALL)
-    return eval(text, {cls.__name__: cls})
+def claimed(cls, page=PAGE):
+    (text,) = re.findall(rf"^`({cls.__name__}\(.*?\))`", page, re.MULTILINE | re.DOTALL)
+    return eval(text, {cls.__name__: cls, "Selection": Selection})
+
+
+def test_worked_example_of_a_tail_is_what_its_page_claims():
+    page = (NOTES / "tail.md").read_text()
+    assert parse_ticket(example("Tail", page)) == claimed(Tail, page) == parse_command(example("Tail", page))
+    assert claimed(Tail, page).serialize() == example("Tail", page)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tickflight_server.flight.actions import ActionService
 from tickflight_server.flight.admin import AdminService
 from tickflight_server.flight.document import REFUSED, SERVED, Served, document, generated_part, with_document
 from tickflight_server.flight.ingest import IngestService
+from tickflight_server.flight.lives import LiveService
 from tickflight_server.flight.queries import QueryService
 from tickflight_server.flight.replays import ReplayService
 from tickflight_server.flight.result_schemas import RESULT_SCHEMAS
@@ -25,7 +26,8 @@ from tickflight_server.flight.tails import TailService
 
 PAGE = Path(__file__).parents[3] / "proto-notes" / "flight-sql.md"
 SERVICES = {
-    s.__name__: s for s in (ActionService, AdminService, IngestService, QueryService, ReplayService, TailService)
+    s.__name__: s
+    for s in (ActionService, AdminService, IngestService, LiveService, QueryService, ReplayService, TailService)
 }
 CATALOG = {kind.__name__ for kind in RESULT_SCHEMAS}
 

@@ -128,6 +128,21 @@ def test_slow_reader_holds_no_place(make_server: Callable[..., Any], make_trades
         assert reader.read_all().num_rows
 
 
+def test_open_replays_are_limited(
+    make_server: Callable[..., Any], make_trades: Callable[..., Any], until: Callable[..., None]
+) -> None:
+    server = make_server(streams_max=1, ordered_window_rows=100_000, batch_bytes=65_536)
+    server.store.append("trades", make_trades(100_000)).result()
+    with flight.FlightClient(server.address) as client:
+        reader = client.do_get(flight.Ticket(ticket()))
+        reader.read_chunk()
+        with pytest.raises(flight.FlightUnavailableError, match=r"query\.streams_max"):
+            get(client, ticket())
+        reader.cancel()
+        until(lambda: not len(server.flight._streams))
+        assert get(client, ticket(end_us=START_US + 1)).num_rows == 1
+
+
 def test_time_limit_holds(make_server: Callable[..., Any], make_trades: Callable[..., Any]) -> None:
     server = make_server(statement_timeout_s=0.2, ordered_window_rows=10)
     server.store.append("trades", make_trades(50_000)).result()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -134,6 +136,13 @@ def test_each_query_is_kept_by_buckets_or_told_why_not(live: Make) -> None:
         assert made.mode == ("incremental" if reason is None else "asked again"), (sql, made.reason)
         assert made.reason.startswith(reason or ""), sql
         assert bool(made.reason) == (reason is not None)
+
+
+def test_every_reason_is_on_the_page() -> None:
+    page = " ".join((Path(__file__).parents[3] / "proto-notes" / "live.md").read_text().split())
+    for _, reason in MODES:
+        words = re.sub(r"(?<=calls )\w+|(?<=WHERE names )\w+|(?<=no column of )\w+", "…", reason or "")
+        assert words in page, reason
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -272,6 +281,8 @@ def test_waiting_ends_with_a_row_with_the_time_and_with_a_stop(live: Make, store
 def test_what_changes_without_rows_is_volatile(live: Make, engine: Engine) -> None:
     SqlHere(engine).write("CREATE TABLE mine AS SELECT 1 AS x")
     volatile = [
+        "FROM book_at('BINANCE', 'BTC-USDT', now(), 5)",
+        "SELECT count(*) FROM trades, book_at('BINANCE', 'BTC-USDT', now(), 5)",
         "SELECT now()",
         "SELECT x FROM mine",
         "SELECT count(*) FROM trades, mine",
@@ -321,6 +332,8 @@ def test_what_is_no_query_and_what_is_too_large_is_refused(live: Make, store: St
     for sql in ("CREATE TABLE x (a INT)", "EXPLAIN SELECT 1"):
         with pytest.raises(UnsupportedError, match="only a query"):
             live(sql)
+    with pytest.raises(UnsupportedError, match="no end"):
+        live("FROM tail('trades')")
     with pytest.raises(StatementError, match="nothing"):
         live("SELECT nothing FROM trades")
     store.append("trades", make_trades(10)).result()

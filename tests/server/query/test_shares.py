@@ -69,6 +69,7 @@ def test_shares_have_each_row_of_one_snapshot_once_whatever_goes_on(store: Store
         "SELECT DISTINCT symbol FROM trades",
         "SELECT a.seq FROM trades a, trades b",
         "SELECT row_number() OVER () FROM trades",
+        "SELECT symbol FROM trades GROUP BY ALL",
         "SELECT seq FROM trades WHERE price > (SELECT avg(price) FROM trades)",
         "SELECT seq FROM trades USING SAMPLE 10",
         "SELECT seq FROM trades UNION ALL SELECT seq FROM trades",
