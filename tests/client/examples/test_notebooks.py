@@ -62,7 +62,9 @@ def test_notebook_runs_to_its_end_without_a_warning(
     monkeypatch.setenv("TICKFLIGHT_ADDRESS", market)
     monkeypatch.setenv("PYTHONWARNINGS", "default")  # each is shown, on standard error
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(
+        notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
     client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert outputs
