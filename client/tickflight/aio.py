@@ -24,6 +24,7 @@ import pyarrow as pa
 from tickflight import client as blocking
 from tickflight.aio_streams import AsyncLive, AsyncReplay, AsyncStream, AsyncTail
 from tickflight.background import STOPPER, Running, Stopper, in_background
+from tickflight.book import Book
 from tickflight.client import Client, Parameters
 from tickflight.connection import DEFAULT_ADDRESS
 from tickflight.result import Result
@@ -277,6 +278,14 @@ class AsyncClient:
     async def bars(self, *arguments: Any, **options: Any) -> AsyncResult:
         """Make bars of trades; arguments and errors are those of ``Client.bars``."""
         return await self._result(self._client.bars, *arguments, **options)
+
+    async def book(self, *arguments: Any, **options: Any) -> Book:
+        """Return the order book as it stood at an instant; arguments and errors are those of ``Client.book``."""
+        return await self._calls.run(self._client.book, *arguments, **_plain(options))
+
+    async def books(self, *arguments: Any, **options: Any) -> AsyncResult:
+        """Return the order book at each instant of a grid; arguments and errors are those of ``Client.books``."""
+        return await self._result(self._client.books, *arguments, **options)
 
     def tail(self, table: str, **options: Any) -> AsyncTail:
         """Follow a table; ``options`` and errors are those of ``Client.tail``."""

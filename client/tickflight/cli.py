@@ -1,4 +1,4 @@
-"""The command ``tickflight``: a query, its rows; a table that is followed; bars; a list of tables.
+"""The command ``tickflight``: a query, its rows; a table that is followed; bars; a book; a list of tables.
 
 The rule of this file: rows go to standard output and nothing else does; secrets come from the environment.
 """
@@ -88,10 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     bars.add_argument("--from", dest="start", type=datetime.fromisoformat, help="first time, UTC")
     bars.add_argument("--to", dest="end", type=datetime.fromisoformat, help="up to this time, UTC")
     bars.set_defaults(run=_bars)
+    book = commands.add_parser("book", help="show an order book as it stands, or stood at a time")
+    book.add_argument("exchange")
+    book.add_argument("symbol")
+    book.add_argument("--at", help="a time, UTC where it has no zone; now when absent")
+    book.set_defaults(run=_book)
     for command in (query, bars):
         command.add_argument("--format", choices=sorted(_FORMATS), default="table")
         command.add_argument("--output", "-o", help="file to write instead of standard output")
-    for command in (query, tables, tail, bars):
+    for command in (query, tables, tail, bars, book):
         command.add_argument("--address", default=os.environ.get("TICKFLIGHT_ADDRESS", DEFAULT_ADDRESS))
         command.add_argument("--user")
     return parser
@@ -113,6 +118,10 @@ def _bars(client: Client, options: argparse.Namespace) -> None:
     exchanges = [options.exchange] if options.exchange else None
     bars = client.bars(options.symbol, interval, options.kind, options.start, options.end, exchanges=exchanges)
     _output(bars, options)
+
+
+def _book(client: Client, options: argparse.Namespace) -> None:
+    print(client.book(options.exchange, options.symbol, options.at))
 
 
 def _output(result: Result, options: argparse.Namespace) -> None:

@@ -253,6 +253,19 @@ async def test_bars_are_a_result(aio: AsyncClient) -> None:
     assert bars.schema.names[:3] == ["exchange", "symbol", "start"]
 
 
+async def test_books_are_there_too(own: AsyncClient) -> None:
+    at = pa.array([1_790_000_000_000_000], pa.int64()).cast(pa.timestamp("us"))
+    levels = {"bid_prices": [[9.0]], "bid_sizes": [[1.0]], "ask_prices": [[11.0]], "ask_sizes": [[2.0]]}
+    row = {"exchange": ["BINANCE"], "symbol": ["BTC-USDT"], "is_snapshot": [True], "timestamp": at, **levels}
+    async with own.writer("l2_book") as writer:
+        await (await writer.write(pa.record_batch(row)))
+    async with await own.snapshot(60) as pin:
+        book = await own.book("BINANCE", "BTC-USDT", "2026-12-31", snapshot=pin)
+        assert (book.mid, book.spread) == (10.0, 2.0)
+        grid = await own.books("BINANCE", "BTC-USDT", "2026-12-30", "2026-12-31", 43_200, snapshot=pin)
+        assert (await grid.arrow()).num_rows >= 2
+
+
 async def test_the_event_loop_goes_on_meanwhile(aio: AsyncClient) -> None:
     ticks = 0
 

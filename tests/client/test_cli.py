@@ -214,3 +214,10 @@ def test_bars_are_printed_like_a_query(run: Run) -> None:
     code, out, err = run("bars", "BTC-USDT", "x", "--kind", "tick")
     assert (code, out) == (1, b"")
     assert "'x' is no number" in err
+
+
+def test_book_that_is_not_known_is_told(run: Run) -> None:
+    assert run("book", "BINANCE", "BTC-USDT", "--at", "2026-12-31T12:00") == (0, b"<no book of BINANCE BTC-USDT>\n", "")
+    code, _, err = run("book", "BINANCE", "BTC-USDT", "--at", "then")
+    assert code == 1
+    assert err.startswith("tickflight: ")
