@@ -19,7 +19,7 @@ from tickflight.result import Result
 
 DEPTH = 10
 _AT = "FROM book_at(?, ?, ?, ?)"
-_NOW = "FROM book_at(?, ?, now(), ?)"
+_NOW = "FROM book_at(?, ?, now() + INTERVAL 1 MINUTE, ?)"  # an exchange's clock may be ahead of the server's
 _SERIES = "FROM books(?, ?, ?, ?, to_microseconds(?), ?)"
 Number = Any
 """A float, or a Decimal where the server keeps exact decimals."""

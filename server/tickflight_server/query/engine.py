@@ -24,7 +24,7 @@ from tickflight_server.query.database import make_database, relation, set_now
 from tickflight_server.query.execution import Execution, batch_rows_for
 from tickflight_server.query.failures import translate
 from tickflight_server.query.own_functions import OwnCall, Values
-from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields
+from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields, refuse_streams
 from tickflight_server.query.own_values import evaluate
 from tickflight_server.query.parameter_types import parameter_schema, result_schema
 from tickflight_server.query.plan import Plan
@@ -275,6 +275,7 @@ class Engine:
         held: ExitStack,
     ) -> Execution:
         """Run a query on a session's connection, and fetch all of its result."""
+        refuse_streams(plan.statement)
         limit = self._settings.session_result_mb * MIB
         with seat.taken() as connection, ExitStack() as sources:
             views = [*(r.view for r in plan.statement.readings()), *(call.view for call in plan.statement.owns)]
