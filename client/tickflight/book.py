@@ -19,7 +19,7 @@ from tickflight.result import Result
 
 DEPTH = 10
 _AT = "FROM book_at(?, ?, ?, ?)"
-_NOW = "FROM book_at(?, ?, now(), ?)"
+_NOW = "FROM book_at(?, ?, now() + INTERVAL 1 MINUTE, ?)"  # an exchange's clock may be ahead of the server's
 _SERIES = "FROM books(?, ?, ?, ?, to_microseconds(?), ?)"
 Number = Any
 """A float, or a Decimal where the server keeps exact decimals."""
@@ -114,8 +114,8 @@ class Book:
         if self.timestamp is None:
             return f"<no book of {head}>"
         told = f"{head} at {self.timestamp} (seq {self.seq}{', stale' if self.stale else ''})"
-        shown = [(f"{size:g}", f"{price:g}", "") for price, size in _best(self.bids)]
-        asks = [("", f"{price:g}", f"{size:g}") for price, size in _best(self.asks)]
+        shown = [(_text(size), _text(price), "") for price, size in _best(self.bids)]
+        asks = [("", _text(price), _text(size)) for price, size in _best(self.asks)]
         rows = [("bid", "price", "ask"), *reversed(asks), *shown]
         widths = [max(len(row[place]) for row in rows) for place in range(3)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -123,6 +123,11 @@ class Book:
 
 
 _SHOWN = 5
+
+
+def _text(number: Number) -> str:
+    """Return all digits of a number and no zeros behind them."""
+    return f"{number.normalize():f}" if isinstance(number, Decimal) else f"{number:.15g}"
 
 
 def _best(side: Side) -> list[tuple[Number, Number]]:

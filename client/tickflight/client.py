@@ -275,7 +275,7 @@ class Client:
         *,
         snapshot: Snapshot | str | None = None,
     ) -> Book:
-        """Return the order book as it stood at ``t`` (UTC where it has no zone), or as it stands now.
+        """Return the order book as it stood at ``t`` (UTC where it has no zone), or the newest one.
 
         At most ``depth`` levels a side; ``snapshot`` as in ``sql``. A book that is not known has no levels.
 

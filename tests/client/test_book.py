@@ -143,6 +143,14 @@ def test_book_is_shown_as_a_ladder() -> None:
     )
 
 
+def test_ladder_has_all_digits() -> None:
+    assert "64999.71\n" in repr(made([(64999.71, 0.00012345)], [(65000.02, 1.0)])) + "\n"
+    exact = made(
+        [(Decimal("64999.710000"), Decimal("100"))], [(Decimal("65000.02"), Decimal(1))], pa.decimal128(38, 18)
+    )
+    assert "100  64999.71" in repr(exact)
+
+
 @pytest.fixture
 def cursor(served: FlightHere, at: str) -> Iterator[Any]:
     with flight_sql.connect(served.address, autocommit=True) as connection, connection.cursor() as made:

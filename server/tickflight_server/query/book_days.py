@@ -27,6 +27,10 @@ RUN_SLICES = 16
 _numbers = itertools.count(1)
 
 
+class OutdatedError(Exception):
+    """A call without a pin sees less of a day than is kept of it already: it does better to look again."""
+
+
 @dataclass(frozen=True, eq=False)
 class Day:
     """A day of an instrument: its slices in order, and the numbers of the last one's events, which may become more.
@@ -66,6 +70,12 @@ def _day(uid: int, extent: Extent, closed: Sequence[Slice], rest: tuple[Ints, In
     )
 
 
+def _follow(closed: Sequence[Slice], seq: Ints, timestamp_us: Ints) -> bool:
+    """Return whether events come after those of ``closed`` slices, in their order by moment and ``seq``."""
+    least, end = int(counts_from(timestamp_us).min()), closed[-1].end_us
+    return least > end or (least == end and int(seq[0]) > max(s.last_seq for s in closed))
+
+
 class Place(NamedTuple):
     """A slice of the ``day``-th of the days that a call sees, or what is before it."""
 
@@ -86,20 +96,26 @@ class BookDays:
         self._cache = cache
         self._locks = [threading.RLock() for _ in range(64)]
 
-    def look(self, sight: Sight, what: Instrument) -> Look:
-        """Return the books of an instrument as a call sees them."""
-        return Look(self._reader, self._cache, self._locks[hash(what) % len(self._locks)], sight, what)
+    def look(self, sight: Sight, what: Instrument, *, again: bool) -> Look:
+        """Return the books of an instrument as a call sees them; with ``again`` it may look again."""
+        return Look(self._reader, self._cache, self._locks[hash(what) % len(self._locks)], sight, what, again=again)
 
 
 class Look:
-    """The books of one instrument as one call sees them; not for use by two threads at once."""
+    """The books of one instrument as one call sees them; not for use by two threads at once.
 
-    def __init__(self, reader: BookReader, cache: BookCache, lock: Any, sight: Sight, what: Instrument) -> None:
+    With ``again`` it raises ``OutdatedError`` where others have kept what is newer than its snapshot.
+    """
+
+    def __init__(
+        self, reader: BookReader, cache: BookCache, lock: Any, sight: Sight, what: Instrument, *, again: bool
+    ) -> None:
         self._reader = reader
         self._cache = cache
         self._lock = lock
         self._sight = sight
         self._what = what
+        self._again = again
         self._extents = reader.days(sight, what)
         self._days = sorted(self._extents)
         self._known: dict[int, Day] = {}
@@ -155,6 +171,8 @@ class Look:
         day: Day | None = self._cache.get(newest)
         key = newest
         if day is not None and day.extent.last_seq > extent.last_seq:  # a pin sees less than others do
+            if self._again and self._sight.upto is None:
+                raise OutdatedError
             key = (self._what, number, self._sight.upto)
             day = self._cache.get(key)
         if day is not None and day.extent == extent:
@@ -174,7 +192,7 @@ class Look:
             return None
         joined = [np.concatenate(pair) for pair in zip(day.tail, (seq, times, snapshots), strict=True)]
         closed = day.slices[:-1]
-        if closed and int(counts_from(joined[1]).min()) <= closed[-1].end_us:
+        if closed and not _follow(closed, joined[0], joined[1]):
             return None  # rows that came late, and belong before
         return _day(day.uid, extent, closed, (joined[0], joined[1], joined[2]))
 

@@ -5,8 +5,8 @@ The rule of this file: it says what a call sees and how a book is shown; what a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow as pa
 from tickflight_server.config import MIB, QuerySettings
 from tickflight_server.errors import TooLargeError, UnsupportedError
 from tickflight_server.query.book_cache import BookCache
-from tickflight_server.query.book_days import BookDays, Look
+from tickflight_server.query.book_days import BookDays, Look, OutdatedError
 from tickflight_server.query.book_reader import BookReader, Instrument, Sight
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.ladder import Book, Side
@@ -24,6 +24,8 @@ from tickflight_server.query.sources import Sources
 from tickflight_server.query.stopping import interrupt
 from tickflight_server.schemas import TIMESTAMP, NumericType
 from tickflight_server.store import Store
+
+_LOOKS = 4  # snapshots that a call takes while others keep what is newer; with the last it goes on
 
 
 class Books:
@@ -52,10 +54,10 @@ class Books:
         """
         values, numeric = wanted.values, self._store.numeric
         schema = book_at_schema(values, numeric)
-        with self._looking(wanted) as (look, gaps):
-            (book,) = look.books([values["t"]], values["depth"])
-        if book is None:
+        (found,), gaps = self._found(wanted, [values["t"]], values["depth"])
+        if found is None:
             return schema.empty_table()
+        book = found
         rows = max(len(book.bids), len(book.asks))
         columns = [
             pa.array(np.arange(1, rows + 1, dtype=np.int32)),
@@ -79,17 +81,24 @@ class Books:
         if count > self._levels_max:
             raise self._too_large(f"{count} books")
         times = range(start, start + count * step, step)
-        found: list[tuple[int, Book]] = []
-        levels = 0
-        with self._looking(wanted) as (look, gaps):
-            for time_us, book in zip(times, look.books(times, depth), strict=True):
-                if book is not None:
-                    found.append((time_us, book))
-                    levels += len(book.bids) + len(book.asks)
-                    if levels > self._levels_max:
-                        raise self._too_large(f"more than {levels} levels")
-                wanted.stops.check()
+        books, gaps = self._found(wanted, times, depth)
+        found = [(time_us, book) for time_us, book in zip(times, books, strict=True) if book is not None]
         return _table(found, gaps, numeric, books_schema(values, numeric))
+
+    def _found(self, wanted: Wanted, times_us: Sequence[int], depth: int) -> tuple[list[Book | None], pa.Table]:
+        """Return the books at instants that do not fall, and the instrument's holes."""
+        for attempt in range(_LOOKS):
+            found: list[Book | None] = []
+            levels = 0
+            with suppress(OutdatedError), self._looking(wanted, again=attempt + 1 < _LOOKS) as (look, gaps):
+                for book in look.books(times_us, depth):
+                    found.append(book)
+                    levels += 0 if book is None else len(book.bids) + len(book.asks)
+                    if len(times_us) > 1 and levels > self._levels_max:
+                        raise self._too_large(f"more than {self._levels_max} levels")
+                    wanted.stops.check()
+                return found, gaps
+        raise AssertionError("the last look is never outdated")
 
     def _too_large(self, what: str) -> TooLargeError:
         return TooLargeError(
@@ -98,7 +107,7 @@ class Books:
         )
 
     @contextmanager
-    def _looking(self, wanted: Wanted) -> Iterator[tuple[Look, pa.Table]]:
+    def _looking(self, wanted: Wanted, *, again: bool) -> Iterator[tuple[Look, pa.Table]]:
         """Give the block an instrument's books and its holes, as the call sees them."""
         what = Instrument(wanted.values["exchange"], wanted.values["symbol"])
         connection = self._connections.connect()
@@ -108,7 +117,7 @@ class Books:
             for table in ("l2_book", "gaps"):
                 upto = None if wanted.cuts is None else wanted.cuts.get(table, 0)
                 sights.append(Sight(self._store.snapshot(table, upto), upto, connection, wanted.stops))
-            look = self._days.look(sights[0], what)
+            look = self._days.look(sights[0], what, again=again)
             if look.empty:
                 self._check_orders(wanted, what, sights[0])
             yield look, self._reader.gaps(sights[1], what)

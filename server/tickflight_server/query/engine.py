@@ -23,12 +23,11 @@ from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import make_database, relation, set_now
 from tickflight_server.query.execution import Execution, batch_rows_for
 from tickflight_server.query.failures import translate
-from tickflight_server.query.own_functions import OwnCall, Values
-from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields
+from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields, refuse_streams
 from tickflight_server.query.own_values import evaluate
 from tickflight_server.query.parameter_types import parameter_schema, result_schema
 from tickflight_server.query.plan import Plan
-from tickflight_server.query.probe import Filters, Prober
+from tickflight_server.query.probe import Filters
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
 from tickflight_server.query.shares import Share, split
 from tickflight_server.query.sources import Opened, Sources, take_back
@@ -126,7 +125,7 @@ class Engine:
         return self.resolved(statement)
 
     def resolved(self, statement: Statement) -> Statement:
-        """Return ``statement`` with the tables that it reads through views and macros, which may make one row of many."""
+        """Return ``statement`` with the tables that it reads through views and macros, where a row may be of many."""
         tables = self.workspace.reads(statement)
         return statement if tables == statement.tables else replace(statement, tables=tables, rowwise=False)
 
@@ -166,7 +165,7 @@ class Engine:
             with self.connections.prober(options, seat) as prober, prober.stopper() as stopper:
                 if started is not None:
                     started(stopper)
-                calls = self._calls(prober, statement, parameters, now_us, guessed=guessed)
+                calls = evaluate(prober.connection, statement.owns, parameters, now_us, guessed=guessed)
                 with prober.knowing(self.own_rows.schemas(calls)):
                     schema, filters = prober.find(
                         statement, left, now_us=now_us, timeout_s=self._settings.probe_timeout_s
@@ -177,16 +176,6 @@ class Engine:
             raise self.translate(error, statement) from None
         versions = {travel.view: self._version(travel, value) for travel, value in asked}
         return Plan(statement, left, schema, filters, now_us, versions, calls)
-
-    @staticmethod
-    def _calls(
-        prober: Prober, statement: Statement, parameters: Parameters, now_us: int, *, guessed: bool
-    ) -> dict[OwnCall, Values]:
-        """Return the values of the calls of own table functions."""
-        if not statement.owns:
-            return {}
-        set_now(prober.connection, now_us)
-        return {call: evaluate(prober.connection, call, parameters, guessed=guessed) for call in statement.owns}
 
     def _version(self, travel: Travel, asked: int) -> int:
         """Return the table version that an AT clause asks for; it is there."""
@@ -275,6 +264,7 @@ class Engine:
         held: ExitStack,
     ) -> Execution:
         """Run a query on a session's connection, and fetch all of its result."""
+        refuse_streams(plan.statement)
         limit = self._settings.session_result_mb * MIB
         with seat.taken() as connection, ExitStack() as sources:
             views = [*(r.view for r in plan.statement.readings()), *(call.view for call in plan.statement.owns)]
@@ -373,7 +363,9 @@ class Engine:
         with self.connections.prober(options, seat) as prober:
             if isinstance(statement, Writing) or not statement.owns:
                 return parameter_schema(prober.connection, statement.sql, names)
-            given = self.own_rows.schemas(self._calls(prober, statement, (), self._clock.now_us(), guessed=True))
+            given = self.own_rows.schemas(
+                evaluate(prober.connection, statement.owns, (), self._clock.now_us(), guessed=True)
+            )
             with prober.knowing(given):
                 return parameter_fields(statement, parameter_schema(prober.connection, statement.sql, names))
 

@@ -83,6 +83,20 @@ class OwnRows:
             connection.register(call.view, rows)
 
 
+def refuse_streams(statement: Statement) -> None:
+    """Refuse what cannot be fetched whole.
+
+    Raises:
+        UnsupportedError: the statement calls a function whose rows may not end.
+    """
+    for call in statement.owns:
+        if call.known.kind == "stream":
+            raise UnsupportedError(
+                f"{call.function}() is not offered in a transaction that has written, or with temporary tables.",
+                hint="Ask in a session of its own.",
+            )
+
+
 def parameter_fields(statement: Statement, schema: pa.Schema) -> pa.Schema:
     """Return the types of a statement's parameters, of which ``schema`` leaves those of calls' arguments open."""
     known: dict[str, pa.DataType] = {}

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tickflight_server.errors import StatementError
 from tickflight_server.query.binding import parse, unparse
-from tickflight_server.query.database import engine_parameters
+from tickflight_server.query.database import engine_parameters, set_now
 from tickflight_server.query.own_functions import OwnCall, Parameter, ValueKind, Values
 from tickflight_server.query.values import microseconds
 
@@ -26,19 +26,32 @@ _DAY_US = 86_400_000_000
 
 def evaluate(
     connection: duckdb.DuckDBPyConnection,
-    call: OwnCall,
+    calls: Sequence[OwnCall],
     parameters: Sequence[Any] | Mapping[str, Any],
+    now_us: int,
     *,
     guessed: bool = False,
-) -> Values:
-    """Return the values of a call; with ``guessed`` None for those that bound values are still to say.
+) -> dict[OwnCall, Values]:
+    """Return the values of calls, at a time that ``now()`` is to say; it takes about a millisecond a call.
 
-    ``connection`` knows what ``now()`` says; it takes about a millisecond.
+    With ``guessed`` they are None where bound values are still to say them.
 
     Raises:
         StatementError: a value is missing or is not one that the parameter takes; the message names both.
         duckdb.InterruptException: it was stopped.
     """
+    if calls:
+        set_now(connection, now_us)
+    return {call: _evaluate(connection, call, parameters, guessed=guessed) for call in calls}
+
+
+def _evaluate(
+    connection: duckdb.DuckDBPyConnection,
+    call: OwnCall,
+    parameters: Sequence[Any] | Mapping[str, Any],
+    *,
+    guessed: bool,
+) -> Values:
     bound = _by_name(parameters)
     known = [a for a in call.arguments if not (guessed and a.needs)]
     needs = frozenset[str]().union(*(a.needs for a in known))

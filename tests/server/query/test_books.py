@@ -312,7 +312,7 @@ def test_series_is_limited(make: Any) -> None:
     sql = "FROM books('BINANCE', 'BTC-USDT', make_timestamp(?), make_timestamp(?), INTERVAL 1 MILLISECOND)"
     with pytest.raises(TooLargeError, match=r"is asked for 1001 books, query.book_levels_max is 1000"):
         market.ask(sql, [market.now_us, market.now_us + 1_000_000])
-    with pytest.raises(TooLargeError, match="more than 10"):
+    with pytest.raises(TooLargeError, match="more than 1000 levels"):
         market.ask(sql, [market.now_us, market.now_us + 999_000])
     assert market.ask(sql, [market.now_us, market.now_us - 1]).num_rows == 0
 
@@ -343,3 +343,39 @@ def test_call_can_be_stopped_while_another_makes_what_it_waits_for(make: Any) ->
 
     with taken(), pytest.raises(CancelledError):
         market.at(market.now_us, started=lambda stop: stop())
+
+
+def test_many_threads_see_whole_books_while_rows_come(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    market = make()
+    market.append(20, snapshots=0.5)
+    reader = market.engine.own_rows.providers["book_at"].__self__._reader
+    index, whole = reader.index, []
+
+    def noted(sight: Any, what: Any, day: int, after: int = 0) -> Any:
+        whole.append(day) if after == 0 else None
+        return index(sight, what, day, after)
+
+    monkeypatch.setattr(reader, "index", noted)
+    seen: list[list[tuple[Any, ...]]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            seen.append(market.at(market.now_us + DAY_US))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(40):
+        market.append(3)
+        if number % 15 == 14:
+            market.store.flush()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    ordered = in_order(market.events)
+    for rows in seen:
+        last = rows[0][-1]
+        assert rows == book_at([(at, e) for at, e in ordered if e.seq <= last], market.now_us, 5)
+    assert len({rows[0][-1] for rows in seen}) > 5
+    assert len(whole) <= 12  # two days, and now and then a race that was lost four times

@@ -273,6 +273,9 @@ def test_call_runs_on_a_seat_and_leaves_nothing(wanted: Any, engine: Engine) -> 
                 assert execution.reader.read_all().to_pylist() == [{"label": label}] * 3
         with pytest.raises(StatementError, match="__own0 does not exist"):
             engine.plan("FROM __own0", options=session.options, seat=seat)
+        plan = engine.plan("FROM flow('a')", options=session.options, seat=seat)
+        with pytest.raises(UnsupportedError, match=r"flow\(\) is not offered in a transaction that has written"):
+            engine.execute(plan, options=session.options, seat=seat)
     finally:
         session.close()
 
