@@ -36,7 +36,8 @@ tools: $(VENV)/bin/python
 	PYTHON="$(PYTHON)" sh .ci/tools $(VENV)-tools $(TOOLS)
 
 crash: $(DEV_STAMP)
-	$(BIN)/python -m pytest tests/crash tests/system/test_cancel.py tests/system/test_abandoned.py --campaign full $(ARGS)
+	$(BIN)/python -m pytest tests/crash tests/system/test_cancel.py tests/system/test_abandoned.py tests/system/test_tail.py \
+		--campaign full $(ARGS)
 
 fuzz: $(DEV_STAMP)
 	$(BIN)/python -m pytest tests/fuzz --campaign full $(ARGS)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 
-from bench import growth, keys, live, replay, smoke, tail
+from bench import book, growth, keys, live, replay, smoke, tail
 from bench.figures import Figure
 from tickflight_server.logs import configure_logs
 
 BENCHES: Mapping[str, Callable[[], Iterable[Figure]]] = {
+    "book": book.run,
     "growth": growth.run,
     "keys": keys.run,
     "live": live.run,

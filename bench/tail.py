@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import multiprocessing as mp
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from cryptofeed.types import Trade
 
 import tickflight
 from bench.figures import Figure, figure
-from bench.servers import running_server
+from bench.servers import server_on
 from tickflight_server.feed import TradeTickflight
 
 RATES = (1_000, 10_000, 100_000)
@@ -79,8 +80,9 @@ def _figures(name: str, runs: list[Run], conditions: str) -> Iterator[Figure]:
 
 
 def _measure(rate: int, subscribers: int, *, asking: bool) -> Run:
-    with running_server() as (address, folder), contextlib.ExitStack() as stack:
-        pid = _server_pid(folder)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tickflight-bench-"))
+        address, pid = stack.enter_context(server_on(Path(folder)))
         total, warm = int(rate * (SECONDS + WARM_S)), int(rate * WARM_S)
         answers: Any = _SPAWN.Queue()
         ready: Any = _SPAWN.Semaphore(0)
@@ -104,15 +106,6 @@ def _measure(rate: int, subscribers: int, *, asking: bool) -> Run:
         used = (_cpu_s(pid) - cpu) / (time.monotonic() - began)
         callback, durable = (np.concatenate([g[i] for g in got]) for i in (0, 1))
         return Run(callback, durable, used)
-
-
-def _server_pid(folder: Path) -> int:
-    """Return the process whose working directory is the data folder."""
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if (entry / "cwd").resolve() == folder.resolve():
-                return int(entry.name)
-    raise RuntimeError("the server's process is not found")
 
 
 def _cpu_s(pid: int) -> float:

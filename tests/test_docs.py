@@ -211,8 +211,20 @@ def test_python_about_snapshots_compiles():
         compile(text, f"time-travel block {number}", "exec")
 
 
-def test_rewritten_statement_is_what_the_page_claims():
-    page = (NOTES / "time-travel.md").read_text()
+def test_sql_about_books_runs(tmp_path):
+    found = blocks((NOTES / "books.md").read_text(), "sql")
+    assert len(found) > 4
+    with Store(LakehouseSettings(storage_path=tmp_path / "store")) as store:
+        engine = Engine(store, QuerySettings())
+        for text in found:
+            with engine.execute(engine.plan(text)) as execution:
+                assert execution.reader.read_all().num_columns
+        engine.close()
+
+
+@pytest.mark.parametrize("name", ["time-travel", "books"])
+def test_rewritten_statement_is_what_the_page_claims(name):
+    page = (NOTES / f"{name}.md").read_text()
     before, after = re.search(r"^    (SELECT .*)\n    (SELECT .*)$", page, re.MULTILINE).groups()
     with duckdb.connect() as connection:
         assert StatementReader(connection, 1000).read(before).sql == after

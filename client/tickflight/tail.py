@@ -12,13 +12,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from tickflight.background import interruptible
+from tickflight.background import in_background, interruptible
 from tickflight.connection import Connection
 from tickflight.errors import (
     TRANSLATED,
@@ -42,6 +44,7 @@ _TRANSIENT = (UnavailableError, ServerError, CancelledError, AuthenticationError
 _RAISED: tuple[type[BaseException], ...] = (TickflightError, *TRANSLATED)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TODAY = ("today", "start of today")
+_SEQ_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,10 @@ class Tail:
         self._pending: pa.RecordBatch | None = None
         try:
             self._open()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, TRANSLATED):
+                raise self._told(error) from None
             raise
 
     def __enter__(self) -> Tail:
@@ -167,7 +172,7 @@ class Tail:
                 failing_since = time.monotonic() if failing_since is None else failing_since
                 waited = time.monotonic() - failing_since
                 out_of_time = self._reconnect_s is not None and waited >= self._reconnect_s
-                if not isinstance(error, _TRANSIENT) or out_of_time:
+                if isinstance(error, LagError) or not isinstance(error, _TRANSIENT) or out_of_time:
                     self.close()
                     raise error from None
             self.reconnects += 1
@@ -186,8 +191,7 @@ class Tail:
         request = self._request
         if self._mark.resume:
             request = replace(request, resume=self._mark.resume, after_seq=None, since_us=None)
-        # a network that swallows what is sent tells nobody: then it takes another channel
-        stream = self._connection.open(request.serialize(), anew=self._guard.fired)
+        stream = self._guard.opened(partial(self._connection.open, request.serialize()))
         with self._lock:
             self._stream = stream
         self._schema = stream.schema
@@ -206,13 +210,13 @@ class Tail:
         if stream is None:
             return None
         try:
-            chunk = interruptible(stream.read_chunk)
+            with self._guard:
+                chunk = interruptible(stream.read_chunk)
         except StopIteration:
             raise UnavailableError("the server ended the stream.") from None
         except KeyboardInterrupt:
             self._drop()  # a batch that is on its way comes again with the next stream
             raise
-        self._guard.heard()
         self._mark = TailMark.parse(chunk.app_metadata.to_pybytes()) if chunk.app_metadata else self._mark
         if self._mark.skipped_last:
             self._skip(self._mark)
@@ -242,25 +246,46 @@ class Tail:
 
 
 class _Guard:
-    """Cancels a stream on which nothing was heard for too long: a peer that is gone may never say so."""
+    """Cancels a stream on which nothing was heard for too long: a peer that is gone may never say so.
+
+    As a context manager it is what somebody waits in; who does not wait, hears nothing.
+    """
 
     def __init__(self, silence_s: float) -> None:
         self._silence_s = silence_s
         self._condition = threading.Condition()
         self._stream: Any = None
-        self._heard = 0.0
+        self._waits_since: float | None = None
         self._closed = False
         self.fired = False
         """Whether the last stream was cancelled for its silence."""
         self._thread: threading.Thread | None = None
 
-    def heard(self) -> None:
-        """Something came."""
-        self._heard = time.monotonic()
+    def __enter__(self) -> None:
+        self._waits_since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._waits_since = None
+
+    def opened(self, open_stream: Callable[..., Any]) -> Any:
+        """Return a stream that ``open_stream`` opens, over another channel if the last one fell silent.
+
+        Raises:
+            UnavailableError: nothing was heard.
+        """
+        future = in_background(partial(open_stream, anew=self.fired))
+        try:
+            if wait([future], self._silence_s + self._silence_s * self.fired).done:
+                return future.result()
+        except KeyboardInterrupt:
+            future.add_done_callback(_discard)
+            raise
+        future.add_done_callback(_discard)
+        self.fired = True
+        raise UnavailableError(f"the server does not answer within {self._silence_s:g} s.")
 
     def watch(self, stream: Any) -> None:
         """Look after ``stream`` from now on."""
-        self.heard()
         with self._condition:
             self._stream = stream
             self.fired = self.fired and stream is None
@@ -277,11 +302,17 @@ class _Guard:
     def _run(self) -> None:
         with self._condition:
             while not self._closed:
-                left = self._heard + self._silence_s - time.monotonic()
+                since, now = self._waits_since, time.monotonic()
+                left = self._silence_s if since is None else since + self._silence_s - now
                 if left <= 0 and self._stream is not None:
                     self.fired = True
                     self._stream.cancel()
                 self._condition.wait(max(left, 0.1))
+
+
+def _discard(opened: Future[Any]) -> None:
+    if opened.exception() is None:
+        opened.result().cancel()
 
 
 def make_request(
@@ -305,6 +336,9 @@ def make_request(
     if since is not None and resume is not None:
         raise QueryError("give either since or resume: a token says where it goes on.")
     after_seq = since if isinstance(since, int) and not isinstance(since, bool) else None
+    for name, number in (("since", after_seq), ("lag_rows_max", lag_rows_max)):
+        if number is not None and not 0 <= number <= _SEQ_MAX:
+            raise QueryError(f"{name} is {number}: a seq, or a number of rows, is from 0 to {_SEQ_MAX}.")
     return streams.Tail(
         selection,
         after_seq=after_seq,
@@ -328,7 +362,10 @@ def since_to_us(since: Since) -> int:
     """
     moment: datetime
     if isinstance(since, timedelta):
-        moment = datetime.now(UTC) - since
+        try:
+            moment = datetime.now(UTC) - since
+        except OverflowError:
+            raise QueryError(f"{since!r} before now is no time.") from None
     elif isinstance(since, datetime):
         moment = since
     elif isinstance(since, date):

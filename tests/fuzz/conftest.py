@@ -18,6 +18,7 @@ TOKENS = {"ada": "token-of-ada", "bob": "token-of-bob"}
 RSS_GROWTH_MB = 64
 LIMITS = {
     "statement_timeout_s": 1,
+    "heartbeat_s": 0.1,
     "memory_mb": 256,
     "concurrent_max": 8,
     "queue_timeout_s": 5,

@@ -18,6 +18,8 @@ from wire_noise import Noise, Sent
 
 from tickflight.wire import WireError
 from tickflight.wire.actions import parse_action_result
+from tickflight.wire.streams import Live, Tail
+from tickflight.wire.tickets import parse_ticket
 
 ANSWER_S = 30.0
 # what a server may say to a message that it cannot use; INTERNAL is not among them
@@ -103,6 +105,8 @@ class NoisyClient:
         with suppress(StopIteration):
             while rows < ROWS_READ:
                 rows += reader.read_chunk().data.num_rows
+                if _never_ends(sent.body):  # rows, or a heartbeat
+                    break
         reader.cancel()
 
     def _put(self, sent: Sent) -> None:
@@ -122,6 +126,13 @@ class NoisyClient:
             answer: Any = parse_action_result(sent.action, result.body.to_pybytes())
             for name in ("prepared_statement_handle", "transaction_id"):
                 self._noise.learn(handle=getattr(answer, name, b""))
+
+
+def _never_ends(ticket: bytes) -> bool:
+    try:
+        return isinstance(parse_ticket(ticket), Live | Tail)
+    except WireError:
+        return False
 
 
 def run_all(clients: Sequence[NoisyClient], messages: int) -> None:

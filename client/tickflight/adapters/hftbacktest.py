@@ -60,13 +60,13 @@ def _pieces(replay: Replay, types: Any) -> Iterator[Events]:
         missing = [name for name in _HEAD if name not in replay.schemas[table].names]
         if missing:
             raise QueryError(f"hftbacktest's events of {table} need its column {missing[0]!r}.")
-    seen: set[tuple[str, str]] = set()
+    seen: dict[str, set[str]] = {"exchange": set(), "symbol": set()}
     for chunk in replay:
-        for batch in chunk.batches.values():
-            pairs = pa.table({name: batch.column(name) for name in _HEAD[:2]}).group_by(list(_HEAD[:2])).aggregate([])
-            seen |= {(row["exchange"], row["symbol"]) for row in pairs.to_pylist()}
-        if len(seen) > 1:
-            raise QueryError(f"an event array is of one symbol of one exchange, and here are {sorted(seen)}.")
+        for name, labels in seen.items():
+            for batch in chunk.batches.values():
+                labels.update(pc.unique(batch.column(name)).to_pylist())
+            if len(labels) > 1:
+                raise QueryError(f"an event array is of one symbol of one exchange, and here are {sorted(labels)[:9]}.")
         yield _events(chunk, types)
 
 

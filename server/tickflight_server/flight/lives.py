@@ -165,6 +165,7 @@ class _Stream:
         self._limit_s = limit_s
         self._done = threading.Event()  # no update is being made
         self._done.set()
+        self._began = 0.0
         self._number = 0
         self._said = clock.monotonic()
         self._empty = pa.RecordBatch.from_pylist([], schema=query.schema)
@@ -174,11 +175,10 @@ class _Stream:
         with mapped_errors():
             try:
                 while not self._running.stopped():
-                    began = self._clock.monotonic()
                     update = yield from self._made()
                     if update is not None:
                         yield from self._sent(update)
-                    yield from self._pause(began + self._every_s)
+                    yield from self._pause(self._began + self._every_s)
             except CancelledError:
                 if not self._running.stopped() or self._call.timed_out:
                     raise
@@ -196,7 +196,7 @@ class _Stream:
         """Return the next update, and yield heartbeats until it is there."""
         self._call.restart(self._limit_s)
         self._done.clear()
-        future: Future[Update | None] = self._worker.submit(self._query.update)
+        future: Future[Update | None] = self._worker.submit(self._make)
         future.add_done_callback(lambda _: self._done.set())
         while not self._done.wait(min(self._quiet_s(), _LOOK_S)):
             if self._running.stopped():
@@ -207,6 +207,10 @@ class _Stream:
             update = future.result()
         self._call.restart(0)
         return update
+
+    def _make(self) -> Update | None:
+        self._began = self._clock.monotonic()
+        return self._query.update()
 
     def _sent(self, update: Update) -> Iterator[tuple[pa.RecordBatch, pa.Buffer]]:
         self._number += 1

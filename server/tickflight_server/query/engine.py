@@ -126,9 +126,9 @@ class Engine:
         return self.resolved(statement)
 
     def resolved(self, statement: Statement) -> Statement:
-        """Return ``statement`` with the tables that it reads through the users' views and macros."""
+        """Return ``statement`` with the tables that it reads through views and macros, which may make one row of many."""
         tables = self.workspace.reads(statement)
-        return statement if tables is statement.tables else replace(statement, tables=tables)
+        return statement if tables == statement.tables else replace(statement, tables=tables, rowwise=False)
 
     def plan(
         self,

@@ -22,7 +22,7 @@ from tickflight_server.errors import (
     UnsupportedError,
 )
 
-_LIMIT_HINT = "Narrow the query by symbol and timestamp, or raise query.memory_mb."
+MEMORY_HINT = "Narrow the query by symbol and timestamp, or raise query.memory_mb."
 
 # first match counts; DuckDB's classes derive from each other
 _TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = (
@@ -39,7 +39,7 @@ _TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = 
     (duckdb.TypeMismatchException, StatementError, None),
     (duckdb.NotImplementedException, UnsupportedError, None),
     (duckdb.PermissionException, UnsupportedError, None),
-    (duckdb.OutOfMemoryException, InputError, _LIMIT_HINT),
+    (duckdb.OutOfMemoryException, InputError, MEMORY_HINT),
     (duckdb.IOException, StorageError, None),
     (duckdb.InvalidInputException, StatementError, None),
     (duckdb.Error, StatementError, None),

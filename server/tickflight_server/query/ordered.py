@@ -14,8 +14,10 @@ from typing import Literal
 import pyarrow as pa
 
 from tickflight_server.config import MIB
+from tickflight_server.errors import InputError
 from tickflight_server.query.engine import Engine, Started
 from tickflight_server.query.execution import Execution, cut_by_bytes, row_bytes
+from tickflight_server.query.failures import MEMORY_HINT
 from tickflight_server.query.filters import And, Compare
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.selection import Choice
@@ -32,6 +34,7 @@ Ranges = tuple[tuple[int, int], ...]
 """Least and greatest value of the first keys of an order, both included; but for the last, each is one value."""
 
 _SPAN_WINDOWS = 32  # as many windows' rows, estimated, are counted at once
+_FIRST_SHARE = 1 / 8  # of a window: as much as a step of counting has; each window after it may have twice that
 _BUCKETS = 256  # and in so many steps: a window ends at one
 _YEAR_9999_US = 253_402_300_799_999_999
 _YEAR_1_US = -62_135_596_800_000_000
@@ -71,11 +74,10 @@ def by_seq(
     told = after
     for span in (*scan.spans(), (upto, upto)):
         if span[0] > told:
-            for window in scan.windows(span):
-                for batch in scan.rows(window):
-                    for piece in cut_by_bytes(batch, engine.settings.batch_bytes):
-                        told = int(piece.column("seq")[-1].as_py())
-                        yield Piece(piece.select(choice.columns), told)
+            for batch in scan.rows(span):
+                for piece in cut_by_bytes(batch, engine.settings.batch_bytes):
+                    told = int(piece.column("seq")[-1].as_py())
+                    yield Piece(piece.select(choice.columns), told)
         if told < span[1]:
             told = span[1]
             yield Piece(scan.empty(), told)
@@ -107,9 +109,8 @@ def by_time(
     upto = engine.store.snapshot(name).last_seq if cuts is None else cuts.get(name, 0)
     scan = _Scan(engine, choice, BY_TIME, (low, high), {name: upto}, None, started, options)
     for span in scan.spans():
-        for window in scan.windows(span):
-            for batch in scan.rows(window):
-                yield batch.select(choice.columns)
+        for batch in scan.rows(span):
+            yield batch.select(choice.columns)
 
 
 class _Scan:
@@ -140,6 +141,7 @@ class _Scan:
         self._started = started
         self._options = options
         self._statements: dict[str, Statement] = {}
+        self._share = _FIRST_SHARE  # of several windows the first ones are small, so that their reader soon has rows
         self._rows_max = engine.settings.ordered_window_rows
         self._bytes_max = engine.settings.ordered_window_mb * MIB
         # what the order needs goes with the chosen columns, and is left out by whoever hands them on
@@ -165,19 +167,15 @@ class _Scan:
         most = self._most()
         return self._weights.spans(most * _SPAN_WINDOWS, whole=most)
 
-    def windows(self, span: tuple[int, int]) -> Iterator[Ranges]:
-        """Yield what is to be sorted at once, in order; together they have all rows of ``span``."""
-        yield from self._cut((span,), self._weights.most(span))
-
     def _most(self) -> int:
         """Return how many rows a window may have."""
         return max(1, min(self._rows_max, self._bytes_max // self._row_bytes))
 
-    def _cut(self, ranges: Ranges, rows: int) -> Iterator[Ranges]:
-        """Yield windows for ``ranges``, which hold at most ``rows`` rows."""
+    def _cut(self, ranges: Ranges, rows: int) -> Iterator[tuple[Ranges, int]]:
+        """Yield windows for ``ranges``, which hold at most ``rows`` rows, and how many each has at most."""
         if rows <= self._most():
             if rows:
-                yield ranges
+                yield ranges, rows
             return
         low, high = ranges[-1]
         if low == high:  # all of these rows are equal in this key: the next one tells them apart
@@ -187,11 +185,13 @@ class _Scan:
             ranges = (*ranges, found)
             low, high = found
         width = -(-(high - low + 1) // _BUCKETS)
+        counts = self._count(ranges, width)
+        several = sum(count for _, count in counts) > self._most()
         start, total = low, 0
-        for bucket, count in self._count(ranges, width):
+        for bucket, count in counts:
             first = low + bucket * width
-            if total and total + count > self._most():
-                yield (*ranges[:-1], (start, first - 1))
+            if total and several and total + count > self._share * self._most():
+                yield (*ranges[:-1], (start, first - 1)), total
                 total = 0
             start = start if total else first
             total += count
@@ -199,7 +199,7 @@ class _Scan:
                 yield from self._cut((*ranges[:-1], (first, min(first + width - 1, high))), total)
                 total = 0
         if total:
-            yield (*ranges[:-1], (start, high))
+            yield (*ranges[:-1], (start, high)), total
 
     def _count(self, ranges: Ranges, width: int) -> list[tuple[int, int]]:
         """Return how many rows each stretch of ``width`` has, by its number from the range's start on, in order."""
@@ -216,8 +216,28 @@ class _Scan:
 
     # --- asking
 
-    def rows(self, ranges: Ranges) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a window in order, in the wire's types, with the columns that the order needs.
+    def rows(self, span: tuple[int, int]) -> Iterator[pa.RecordBatch]:
+        """Yield all rows of ``span`` in order, in the wire's types, with the columns that the order needs."""
+        for window, rows in self._cut((span,), self._weights.most(span)):
+            yield from self._sorted_or_less(window, rows)
+
+    def _sorted_or_less(self, ranges: Ranges, rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a window of at most ``rows`` rows, in smaller ones if they are too long for the engine."""
+        given = False
+        try:
+            for batch in self._sorted(ranges):
+                given = True
+                yield batch
+            return
+        except InputError as error:
+            if given or rows == 1 or error.hint != MEMORY_HINT:
+                raise
+        self._row_bytes = max(self._row_bytes, 4 * self._bytes_max // rows)
+        for window, count in self._cut(ranges, rows):
+            yield from self._sorted_or_less(window, count)
+
+    def _sorted(self, ranges: Ranges) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a window in order.
 
         The query has ended before the first is handed out, unless the rows are above twice ``query.ordered_window_mb``
         together: whoever takes them slowly then holds its place, and not the memory.
@@ -236,6 +256,7 @@ class _Scan:
                     kept, size = [], 0
         if rows:
             self._row_bytes = max(1, total // rows)
+        self._share = min(1.0, 2 * self._share)
         yield from kept
 
     def _ask(self, items: str, ranges: Ranges, then: str, **more: int) -> pa.Table:

@@ -158,6 +158,8 @@ OWN_FUNCTIONS: Mapping[str, OwnFunction] = {
             ),
             tail_schema,
             "stream",
+            description="A table's rows after a seq or since a time, and then new ones as they come, until cancelled.",
+            example="SELECT symbol, price, seq FROM tail('trades', after_seq => 0) WHERE price > 0 LIMIT 10",
         ),
     )
 }

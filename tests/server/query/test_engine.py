@@ -350,7 +350,7 @@ def test_ten_megabytes_of_sql_are_refused(engine: Engine) -> None:
         ("SELECT 1 AS x, 2 AS x, 3 AS x_1", 1),
         ("FROM trades", 120),
         ("FROM trades SELECT DISTINCT symbol", 3),
-        ("SHOW TABLES", 25),
+        ("SHOW TABLES", 26),
         ("DESCRIBE trades", 10),
         ("SUMMARIZE trades", 10),
         ("DESCRIBE system.parts", 14),
@@ -359,7 +359,7 @@ def test_ten_megabytes_of_sql_are_refused(engine: Engine) -> None:
         ("EXPLAIN (ANALYZE, FORMAT json) FROM trades", 1),
         ("-- first\nEXPLAIN FROM trades", 1),
         ("SELECT * FROM range(5)", 5),
-        ("SELECT * FROM information_schema.tables WHERE table_schema IN ('market', 'system')", 25),
+        ("SELECT * FROM information_schema.tables WHERE table_schema IN ('market', 'system')", 26),
         ("SELECT * FROM duckdb_views() WHERE NOT internal AND schema_name = 'market'", 15),
         ("PIVOT trades ON side IN ('buy', 'sell') USING count(*) GROUP BY symbol", 3),
         ("SELECT * FROM system.parts, (FROM system.log LIMIT 1)", 6),
@@ -580,4 +580,4 @@ def test_tables_are_listed_with_their_schemas(engine: Engine) -> None:
     assert found["market.trades"] == STORED["trades"].arrow()
     assert "system.rejected" in found
     assert "system.parts" in found
-    assert len(found) == 25
+    assert len(found) == 26

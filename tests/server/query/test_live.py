@@ -78,6 +78,7 @@ KEPT = [
 MODES: list[tuple[str, str | None]] = [
     *((sql, None) for sql in KEPT[:-1]),
     (KEPT[-1], ALONE),
+    (f"SELECT {MINUTE} AS t, vwap(price, amount) AS v FROM trades GROUP BY ALL", None),
     ("SELECT count(*) FROM trades", NO_BUCKET),
     ("SELECT symbol, count(*) FROM trades GROUP BY ALL", NO_BUCKET),
     ("SELECT * FROM trades WHERE price > 10", NO_BUCKET),

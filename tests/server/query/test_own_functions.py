@@ -13,7 +13,9 @@ from flight_here import START_US
 from hypothesis import given
 from hypothesis import strategies as st
 from sql_here import SqlHere
+from stopped_clock import StoppedClock
 
+from tickflight_server.config import LakehouseSettings, QuerySettings
 from tickflight_server.errors import (
     CancelledError,
     PermissionDeniedError,
@@ -29,6 +31,7 @@ from tickflight_server.query.rewriting import in_callers_words
 from tickflight_server.query.statement import StatementReader
 from tickflight_server.query.writer import Writer
 from tickflight_server.query.writing import Writing
+from tickflight_server.store import Store
 
 NOON_US = 1_795_348_800_000_000
 SCHEMA = pa.schema([("n", pa.int64()), ("label", pa.string())])
@@ -45,6 +48,21 @@ HERE = OwnFunction(
     lambda values, numeric: SCHEMA,
 )
 Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store for all tests of this module, which leave nothing in it that another one would see."""
+    folder = tmp_path_factory.mktemp("lake")
+    with Store(LakehouseSettings(storage_path=folder, wal_commit_interval_ms=0)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def engine(store: Store) -> Iterator[Engine]:
+    made = Engine(store, QuerySettings(), clock=StoppedClock(START_US + 3600 * 1_000_000))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

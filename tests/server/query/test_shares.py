@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from flight_here import trades
+from sql_here import SqlHere
 
 from tickflight_server.query.engine import Engine
 from tickflight_server.store import Store
@@ -90,3 +91,15 @@ def test_filters_hold_in_each_share(store: Store, splitting: Engine) -> None:
     shares = splitting.shares(plan, None)
     assert len(shares) > 1
     assert sorted(seq for share in shares for seq in read(splitting, plan, share)) == [*range(1, 51), *range(201, 251)]
+
+
+def test_what_makes_one_row_of_many_in_a_view_is_one_share(store: Store, splitting: Engine) -> None:
+    here = SqlHere(splitting)
+    here.write("CREATE VIEW workspace.counted AS SELECT count(*) AS n FROM trades")
+    here.write("CREATE MACRO workspace.total(x) AS sum(x)")
+    for symbol in SYMBOLS:
+        store.append("trades", trades(100, symbol)).result()
+        store.flush()
+    for sql in ("FROM counted", "SELECT total(amount) FROM trades", "SELECT vwap(price, amount) FROM trades"):
+        assert splitting.shares(splitting.plan(sql), None) == []
+    assert splitting.shares(splitting.plan("SELECT amount FROM trades"), None)

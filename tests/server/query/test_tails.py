@@ -423,20 +423,20 @@ def test_rows_that_expired_are_told_to_who_was_there_before(make_here: Callable[
 # --- the end
 
 
+def read_to_the_end(tail: Tail, raised: list[BaseException]) -> None:
+    try:
+        list(tail.sent())
+    except Exception as error:
+        raised.append(error)
+
+
 def test_stop_ends_a_reader_that_waits_at_once(make_here: Callable[..., Here]) -> None:
     here = make_here(heartbeat_s=3600)
     here.add(10)
     for why, kind in ((None, CancelledError), (BusyError("the server stops."), BusyError)):
         tail = here.open()
         raised: list[BaseException] = []
-
-        def read(tail: Tail = tail, raised: list[BaseException] = raised) -> None:
-            try:
-                list(tail.sent())
-            except Exception as error:
-                raised.append(error)
-
-        thread = threading.Thread(target=read)
+        thread = threading.Thread(target=read_to_the_end, args=(tail, raised))
         thread.start()
         wait_until(lambda: here.store.tables["trades"].arrivals._condition._waiters)
         began = time.monotonic()
