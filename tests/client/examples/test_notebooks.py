@@ -71,3 +71,27 @@ def test_notebook_runs_to_its_end_without_a_warning(
     assert "no trade came" not in shown
     complaints = [line for line in capfd.readouterr().err.splitlines() if JUPYTERS_OWN not in line]
     assert complaints == [], "of the kernel's process"
+
+
+CELLS = (
+    "import tickflight, tickflight.progress as p; p.SHOWN_AFTER_S = 0; client = tickflight.connect({address!r})",
+    'result = client.sql("FROM range(3000000)")\nresult',
+    "result.arrow().num_rows",
+    "await (await tickflight.aio.connect({address!r})).sql(\"SELECT '<b>' AS x\")",
+)
+
+
+@pytest.mark.slow
+def test_cell_shows_rows_and_how_far_a_pull_is(market: str) -> None:
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell.format(address=market)) for cell in CELLS]
+    )
+    NotebookClient(notebook, timeout=60).execute()
+    outputs = [cell.outputs for cell in notebook.cells]
+    assert outputs[0] == []
+    assert "<table>" in outputs[1][0].data["text/html"]
+    assert outputs[1][0].data["text/plain"].endswith("more follow when it is read")
+    progress, rows = outputs[2]
+    assert progress.data["text/plain"].startswith("3,000,000 rows, 24.0 MB")
+    assert rows.data["text/plain"] == "3000000"
+    assert "&lt;b&gt;" in outputs[3][0].data["text/html"]
