@@ -114,8 +114,8 @@ class Book:
         if self.timestamp is None:
             return f"<no book of {head}>"
         told = f"{head} at {self.timestamp} (seq {self.seq}{', stale' if self.stale else ''})"
-        shown = [(f"{size:g}", f"{price:g}", "") for price, size in _best(self.bids)]
-        asks = [("", f"{price:g}", f"{size:g}") for price, size in _best(self.asks)]
+        shown = [(f"{size:.12g}", f"{price:.12g}", "") for price, size in _best(self.bids)]
+        asks = [("", f"{price:.12g}", f"{size:.12g}") for price, size in _best(self.asks)]
         rows = [("bid", "price", "ask"), *reversed(asks), *shown]
         widths = [max(len(row[place]) for row in rows) for place in range(3)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
