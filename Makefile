@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # the tools of tests/tools that need environments of their own; superset is one more, and the largest
-TOOLS ?= gizmosql dbt harlequin node
+TOOLS ?= gizmosql dbt harlequin node backtest
 
 INSTALL_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev

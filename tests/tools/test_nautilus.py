@@ -34,6 +34,33 @@ answer = {"rows": len(same), "same": sum(same)}
     assert found == {"rows": sum(counts.values()), "same": sum(counts.values())}
 
 
+def test_quotes_are_quote_ticks(run_python, server):
+    script = """
+import pyarrow as pa
+with client.writer("l1_book") as writer:
+    at = pa.array([1_790_000_000_000_000 + n for n in range(3)]).cast(pa.timestamp("us"))
+    writer.write(pa.record_batch({
+        "exchange": ["X"] * 3, "symbol": ["A-B"] * 3, "bid_price": [1.5, None, 3.5], "bid_size": [1.0] * 3,
+        "ask_price": [2.5] * 3, "ask_size": [0.25] * 3, "timestamp": at, "receipt_timestamp": at,
+    }))
+    writer.flush()
+told = lambda q: [str(x) for x in (q.instrument_id, q.bid_price, q.bid_size, q.ask_price, q.ask_size)] + [q.ts_event]
+book = [told(q) for q in nautilus.objects(client.replay("l1_book"), precision=(1, 2))]
+quotes = [told(q) for q in nautilus.objects(client.replay("ticker"), precision=(2, 0))]
+rows = client.sql("FROM ticker ORDER BY timestamp, receipt_timestamp, seq").arrow().to_pylist()
+same = [(float(q[1]), float(q[3])) == (r["bid"], r["ask"]) for q, r in zip(quotes, rows, strict=True)]
+answer = [book, all(same), len(same), quotes[0][2]]
+"""
+    book, same, count, size = run_python(HEAD.format(port=server.port) + script, "answer")
+    assert book == [
+        ["A-B.X", "1.5", "1.00", "2.5", "0.25", 1_790_000_000_000_000_000],
+        ["A-B.X", "3.5", "1.00", "2.5", "0.25", 1_790_000_000_000_002_000],
+    ]
+    assert same
+    assert count > 0
+    assert size == "0"
+
+
 def test_books_are_deltas_that_make_the_stored_book(run_python, server, counts):
     symbol = next(iter(counts))
     script = f"""
