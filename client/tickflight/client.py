@@ -341,7 +341,7 @@ class Client:
         raise NotFoundError(f"there is no table {name!r}: client.tables() lists them.")
 
     def _get_tables(self, command: CommandGetTables) -> pa.Table:
-        return self._connection.get(command.serialize(), timed=True).arrow()
+        return self._connection.get(command.serialize(), timed=True, progress=False).arrow()
 
     @property
     def numeric_type(self) -> Literal["float64", "decimal"]:

@@ -61,7 +61,8 @@ def normalise_address(address: str) -> str:
 
 _RECONNECT_MS = {
     "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.min_reconnect_backoff_ms": 100,
+    # also the time that a try to connect may take, which on a busy machine is more than a moment
+    "grpc.min_reconnect_backoff_ms": 10_000,
     "grpc.max_reconnect_backoff_ms": 2_000,
 }
 

@@ -69,6 +69,8 @@ def plot_bars(
     # the edge is what can be seen of a bar that closed where it opened
     prices.bar(middle, closed - opened, width * 0.7, bottom=opened, color=hues, edgecolor=hues, linewidth=1.0)
     volumes.bar(middle, volume, width * 0.7, color=hues, alpha=0.6)
+    prices.use_sticky_edges = False  # no bar stands on the frame
+    prices.ticklabel_format(axis="y", useOffset=False)
     prices.set_title(name if title is None else title, loc="left")
     prices.set_ylabel("price")
     volumes.set_ylabel("volume")

@@ -243,3 +243,22 @@ def test_progress_changes_no_row(reading: tickflight.Client) -> None:
         plain = reading.sql(query, progress=False).arrow()
         assert reading.sql(query, progress=True).arrow() == plain
         assert pa.Table.from_batches(list(reading.sql(query, progress=True)), plain.schema) == plain
+
+
+def test_result_that_was_closed_for_others_says_so(
+    served: Any, reading: tickflight.Client, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tickflight.result, "SHOWN_OPEN_MAX", 2)
+    shown = [reading.sql(ENDLESS) for _ in range(4)]
+    for result in shown:
+        repr(result)
+    assert [result.is_open for result in shown] == [False, False, True, True]
+    with pytest.raises(tickflight.TickflightError, match="2 more were shown since: run the query again"):
+        shown[0].arrow()
+    shown[2].close()
+    shown.append(reading.sql(ENDLESS))
+    repr(shown[-1])
+    assert shown[3].is_open, "closed ones do not count"
+    for result in shown:
+        result.close()
+    until(lambda: served.free_places == 8)

@@ -125,7 +125,7 @@ class Engine:
         return self.resolved(statement)
 
     def resolved(self, statement: Statement) -> Statement:
-        """Return ``statement`` with the tables that it reads through views and macros, where a row may be of many."""
+        """Return ``statement`` with the tables that it reads through views and macros, which may make one row of many."""
         tables = self.workspace.reads(statement)
         return statement if tables == statement.tables else replace(statement, tables=tables, rowwise=False)
 
