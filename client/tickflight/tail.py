@@ -45,6 +45,7 @@ _RAISED: tuple[type[BaseException], ...] = (TickflightError, *TRANSLATED)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TODAY = ("today", "start of today")
 _SEQ_MAX = 2**63 - 1
+_TURN_S = 0.1  # so often it looks whether it was closed, or interrupted, while a stream is opened
 
 
 @dataclass(frozen=True)
@@ -274,15 +275,17 @@ class _Guard:
             UnavailableError: nothing was heard.
         """
         future = in_background(partial(open_stream, anew=self.fired))
+        # with another channel the server is asked first whether it answers at all
+        end = time.monotonic() + (2 if self.fired else 1) * self._silence_s
         try:
-            if wait([future], self._silence_s + self._silence_s * self.fired).done:
-                return future.result()
-        except KeyboardInterrupt:
+            while time.monotonic() < end and not self._closed:
+                if wait([future], _TURN_S).done:
+                    return future.result()
+            self.fired = True
+            raise UnavailableError(f"the server does not answer within {self._silence_s:g} s.")
+        except BaseException:  # an interrupt, too
             future.add_done_callback(_discard)
             raise
-        future.add_done_callback(_discard)
-        self.fired = True
-        raise UnavailableError(f"the server does not answer within {self._silence_s:g} s.")
 
     def watch(self, stream: Any) -> None:
         """Look after ``stream`` from now on."""

@@ -407,3 +407,21 @@ def test_a_server_that_is_swallowed_before_it_answers_is_given_up(server: Flight
         connection.close()
     finally:
         relay.close()
+
+
+def test_close_ends_who_waits_for_a_server_that_is_swallowed(server: FlightHere) -> None:
+    relay = Relay(server.port)
+    try:
+        connection = Connection(f"grpc://127.0.0.1:{relay.port}", Credentials(), timeout_s=60, tls_roots=None)
+        tail = Tail(connection, make_request("trades"), silence_s=60)
+        reader = threading.Thread(target=lambda: list(tail))
+        reader.start()
+        relay.fall_silent()
+        tail._drop()  # the stream is lost, and the next one is opened over the same network
+        wait_until(lambda: any(t.name == "tickflight-call" for t in threading.enumerate()))
+        tail.close()
+        reader.join(10)
+        assert not reader.is_alive()
+        connection.close()
+    finally:
+        relay.close()
