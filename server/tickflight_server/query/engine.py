@@ -125,7 +125,7 @@ class Engine:
         return self.resolved(statement)
 
     def resolved(self, statement: Statement) -> Statement:
-        """Return ``statement`` with the tables that it reads through views and macros, which may make one row of many."""
+        """Return ``statement`` with the tables that it reads through views and macros, which may make many one."""
         tables = self.workspace.reads(statement)
         return statement if tables == statement.tables else replace(statement, tables=tables, rowwise=False)
 
