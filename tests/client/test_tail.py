@@ -39,6 +39,12 @@ def make_here(tmp_path: Path) -> Iterator[Callable[..., FlightHere]]:
         server.stop()
 
 
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    wait_until(lambda: not any(t.name.startswith("tickflight-") for t in threading.enumerate()))
+
+
 @pytest.fixture
 def server(make_here: Callable[..., FlightHere]) -> FlightHere:
     return make_here()

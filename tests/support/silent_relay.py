@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 
 
 class Relay:
@@ -41,5 +42,8 @@ class Relay:
             pass
 
     def close(self) -> None:
+        """End all connections, which lets calls over them fail."""
         for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
             one.close()

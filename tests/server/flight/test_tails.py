@@ -193,6 +193,7 @@ def test_a_query_over_tail_streams_while_rows_come(server: FlightHere, cursor: a
         cursor.execute("SELECT seq, price * 2 AS twice FROM tail('trades', symbols := ['BTC-USDT']) WHERE price >= 1")
         reader = cursor.fetch_record_batch()
         assert reader.schema == pa.schema([("seq", pa.int64()), ("twice", pa.float64())])
+        wait_until(lambda: tails(server)["tails"])  # the driver fetches by itself, and now is when it does
         for number in range(3):
             add(server, 4)
             assert rows_of(reader, 3) == [(seq + 100 + number * 4, (seq - 1) * 2.0) for seq in (2, 3, 4)]
