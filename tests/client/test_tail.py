@@ -126,9 +126,7 @@ def test_rows_and_columns_are_chosen(server: FlightHere, client: tickflight.Clie
     assert table["symbol"].to_pylist() == ["A", "A", "C", "C", "C", "C"]
 
 
-@pytest.mark.parametrize(
-    "since", ["yesterday", "", True, 1.5, object(), "2026-13-01", timedelta(days=999_999)], ids=repr
-)
+@pytest.mark.parametrize("since", ["yesterday", "", True, 1.5, [], "2026-13-01", timedelta(days=999_999)], ids=repr)
 def test_what_is_no_time_is_told(since: Any) -> None:
     with pytest.raises(QueryError, match="is no time"):
         make_request("trades", since=since)
