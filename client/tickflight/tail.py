@@ -12,7 +12,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from tickflight.background import in_background, interruptible
+from tickflight.background import interruptible
 from tickflight.connection import Connection
 from tickflight.errors import (
     TRANSLATED,
@@ -33,6 +32,7 @@ from tickflight.errors import (
     UnavailableError,
     translate,
 )
+from tickflight.silence import Guard
 from tickflight.wire import streams
 from tickflight.wire.streams import Selection, TailMark
 
@@ -45,7 +45,6 @@ _RAISED: tuple[type[BaseException], ...] = (TickflightError, *TRANSLATED)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TODAY = ("today", "start of today")
 _SEQ_MAX = 2**63 - 1
-_TURN_S = 0.1  # so often it looks whether it was closed, or interrupted, while a stream is opened
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Tail:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._stream: Any = None
-        self._guard = _Guard(silence_s)
+        self._guard = Guard(silence_s)
         self._mark = TailMark(resume=request.resume)
         self.reconnects = 0
         """How often the stream was opened again."""
@@ -155,6 +154,18 @@ class Tail:
             UnavailableError: the server could not be reached for ``reconnect_s``.
             TickflightError: the request is wrong, or refused.
         """
+        before = self._mark
+        try:
+            return self._advance()
+        except (StopIteration, TickflightError):
+            raise
+        except BaseException:  # an interrupt, or what on_skip raised: a batch that was not yielded comes again
+            self._mark, self._pending = before, None
+            self._drop()
+            raise
+
+    def _advance(self) -> pa.RecordBatch:
+        """Return the next batch with rows, over as many streams as it takes."""
         failing_since, delay = None, BACKOFF_S[0]
         while not self._closed.is_set():
             try:
@@ -215,9 +226,6 @@ class Tail:
                 chunk = interruptible(stream.read_chunk)
         except StopIteration:
             raise UnavailableError("the server ended the stream.") from None
-        except KeyboardInterrupt:
-            self._drop()  # a batch that is on its way comes again with the next stream
-            raise
         self._mark = TailMark.parse(chunk.app_metadata.to_pybytes()) if chunk.app_metadata else self._mark
         if self._mark.skipped_last:
             self._skip(self._mark)
@@ -244,78 +252,6 @@ class Tail:
         self._guard.watch(None)
         if stream is not None:
             stream.cancel()
-
-
-class _Guard:
-    """Cancels a stream on which nothing was heard for too long: a peer that is gone may never say so.
-
-    As a context manager it is what somebody waits in; who does not wait, hears nothing.
-    """
-
-    def __init__(self, silence_s: float) -> None:
-        self._silence_s = silence_s
-        self._condition = threading.Condition()
-        self._stream: Any = None
-        self._waits_since: float | None = None
-        self._closed = False
-        self.fired = False
-        """Whether the last stream was cancelled for its silence."""
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> None:
-        self._waits_since = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._waits_since = None
-
-    def opened(self, open_stream: Callable[..., Any]) -> Any:
-        """Return a stream that ``open_stream`` opens, over another channel if the last one fell silent.
-
-        Raises:
-            UnavailableError: nothing was heard.
-        """
-        future = in_background(partial(open_stream, anew=self.fired))
-        # with another channel the server is asked first whether it answers at all
-        end = time.monotonic() + (2 if self.fired else 1) * self._silence_s
-        try:
-            while time.monotonic() < end and not self._closed:
-                if wait([future], _TURN_S).done:
-                    return future.result()
-            self.fired = True
-            raise UnavailableError(f"the server does not answer within {self._silence_s:g} s.")
-        except BaseException:  # an interrupt, too
-            future.add_done_callback(_discard)
-            raise
-
-    def watch(self, stream: Any) -> None:
-        """Look after ``stream`` from now on."""
-        with self._condition:
-            self._stream = stream
-            self.fired = self.fired and stream is None
-            if stream is not None and self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="tickflight-tail-guard", daemon=True)
-                self._thread.start()
-
-    def close(self) -> None:
-        """Stop looking."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
-
-    def _run(self) -> None:
-        with self._condition:
-            while not self._closed:
-                since, now = self._waits_since, time.monotonic()
-                left = self._silence_s if since is None else since + self._silence_s - now
-                if left <= 0 and self._stream is not None:
-                    self.fired = True
-                    self._stream.cancel()
-                self._condition.wait(max(left, 0.1))
-
-
-def _discard(opened: Future[Any]) -> None:
-    if opened.exception() is None:
-        opened.result().cancel()
 
 
 def make_request(

@@ -366,6 +366,25 @@ def test_a_reader_that_may_skip_is_told_what(server: FlightHere, client: tickfli
         assert told == tail.skipped == [Skipped(1, 60, "lag")]
 
 
+@pytest.mark.parametrize("place", ["interruptible", "_text"])  # while it waits; with the batch in its hands
+def test_a_batch_that_an_interrupt_took_comes_again(
+    server: FlightHere, client: tickflight.Client, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    add(server, 3)
+    with client.tail("trades", since=0) as tail:
+        original = getattr(tail_module, place)
+
+        def interrupt(*arguments: Any) -> Any:
+            original(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tail_module, place, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                next(tail)
+        assert take(tail, 3) == [1, 2, 3]
+
+
 # --- a network that swallows
 
 

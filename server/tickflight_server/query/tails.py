@@ -99,6 +99,7 @@ class Tails:
         )
         self._lock = threading.Lock()
         self._open: set[Tail] = set()
+        self._closed = False
 
     def open(self, wanted: Wanted) -> Tail:
         """Begin a tail; the caller closes it."""
@@ -114,7 +115,10 @@ class Tails:
             raise
         with self._lock:
             self._open.add(tail)
+            closed = self._closed
         self._store.metrics.add("tails")
+        if closed:
+            tail.stop(_stopping())
         return tail
 
     @contextmanager
@@ -224,9 +228,10 @@ class Tails:
     def close(self) -> None:
         """End all tails: the server stops."""
         with self._lock:
+            self._closed = True
             open_now = list(self._open)
         for tail in open_now:
-            tail.stop(BusyError("the server stops.", hint="Go on with the last batch's resume token when it is back."))
+            tail.stop(_stopping())
 
     def history(self, tail: Tail, upto: int) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Yield what is stored after the tail's position up to ``upto``, with the ``seq`` behind each batch."""
@@ -391,6 +396,10 @@ class Tail:
         skipped, self._skipped = self._skipped, (0, 0, "")
         newest = max(self.seq, self._channel.table.state.last_seq)
         return Sent(batch, self.seq, newest, durable_us, *skipped)
+
+
+def _stopping() -> BusyError:
+    return BusyError("the server stops.", hint="Go on with the last batch's resume token when it is back.")
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:
