@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 from pydantic import SecretStr
 
-from tickflight_server.app.stopping import stop_signals, stop_with_stdin
+from tickflight_server.app.stopping import stop_signals, stop_with_stdin, wait_for_stop
 from tickflight_server.app.supervisor import FeedSupervisor
 from tickflight_server.config import Settings
 from tickflight_server.errors import ConfigError
@@ -89,7 +89,7 @@ def serve(
         server = Server(settings, config_path.absolute() if config_path else None)
         try:
             announce(server.address)
-            stop.wait()
+            wait_for_stop(stop)
             LOG.info("server.stopping")
         finally:
             server.close()

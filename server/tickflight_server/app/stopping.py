@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_TURN_S = 0.2
+
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
@@ -22,6 +24,16 @@ def stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def wait_for_stop(stop: threading.Event) -> None:
+    """Return when ``stop`` is set; to be called by the main thread, which Python runs signal handlers in.
+
+    The system may hand a signal to any thread, and Python's main one does not wake from a wait without an end for it:
+    so it looks from time to time.
+    """
+    while not stop.wait(_TURN_S):
+        pass
 
 
 def stop_with_stdin(stop: threading.Event) -> None:
