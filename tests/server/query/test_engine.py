@@ -549,7 +549,7 @@ def test_queries_of_many_threads_do_not_mix(filled: Store, make_engine: Callable
             plan = engine.plan("SELECT symbol, count(*) AS n FROM trades WHERE symbol = ? GROUP BY 1", [symbol])
             with engine.execute(plan) as execution:
                 rows = execution.reader.read_all().to_pylist()
-            if rows != [{"symbol": symbol, "n": 40}] or count(execution.opened) != (2, 2):
+            if rows != [{"symbol": symbol, "n": 40}] or max(count(execution.opened)) > 2:
                 wrong.append((rows, execution.opened))
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(8)]
