@@ -49,7 +49,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/lint-imports
 
 bench: $(DEV_STAMP)
-	$(BIN)/python -m bench $(or $(ARGS),smoke)
+	$(BIN)/python -m bench --collect $(ARGS)
 
 install: $(INSTALL_STAMP)
 

@@ -24,6 +24,7 @@ from cryptofeed.types import Trade
 
 import tickflight
 from bench.figures import Figure, figure
+from bench.processes import cpu_s
 from bench.servers import server_on
 from tickflight_server.feed import TradeTickflight
 
@@ -35,7 +36,6 @@ RUNS = 3
 READING_PROCESSES = 2
 SYMBOLS = [f"COIN{i}-USDT" for i in range(50)]
 _SPAWN = mp.get_context("spawn")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,12 @@ def _measure(rate: int, subscribers: int, *, asking: bool) -> Run:
         for _ in range(subscribers):
             ready.acquire(timeout=60)
         fed.wait(120)
-        cpu, began = _cpu_s(pid), time.monotonic()
+        cpu, began = cpu_s(pid), time.monotonic()
         go.set()
         got = [answers.get(timeout=120) for _ in readers]
-        used = (_cpu_s(pid) - cpu) / (time.monotonic() - began)
+        used = (cpu_s(pid) - cpu) / (time.monotonic() - began)
         callback, durable = (np.concatenate([g[i] for g in got]) for i in (0, 1))
         return Run(callback, durable, used)
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _feed(address: str, rate: int, total: int, go: Any, fed: Any) -> None:

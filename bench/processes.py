@@ -1,0 +1,94 @@
+"""Processes beside the benchmark: work done elsewhere, and what it cost.
+
+The rule of this file: client and server never share an interpreter with what they are compared with.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_SPAWN = mp.get_context("spawn")
+_TICKS = os.sysconf("SC_CLK_TCK")
+ANSWER_S = 600.0
+
+
+def elsewhere(work: Callable[..., Any], *arguments: object) -> Any:
+    """Run ``work`` of a module, in a new process; return what it returns.
+
+    Raises:
+        RuntimeError: it failed, with what it said, or gave no answer for ten minutes.
+    """
+    mine, its = _SPAWN.Pipe()
+    process = _SPAWN.Process(target=_answer, args=(its, work, arguments))
+    process.start()
+    its.close()
+    try:
+        if not mine.poll(ANSWER_S):
+            raise RuntimeError(f"{work.__name__} gave no answer for {ANSWER_S:.0f} s")
+        failed, answer = mine.recv()
+    except EOFError:
+        raise RuntimeError(f"{work.__name__} ended without an answer") from None
+    finally:
+        process.join(5)
+        process.kill()
+    if failed:
+        raise RuntimeError(f"{work.__name__}: {answer}")
+    return answer
+
+
+def _answer(pipe: Any, work: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    try:
+        answer = (False, work(*arguments))
+    except Exception as error:
+        answer = (True, f"{type(error).__name__}: {error}")
+    pipe.send(answer)
+
+
+@contextmanager
+def serving(serve: Callable[..., None], *arguments: object) -> Iterator[tuple[Any, int]]:
+    """Run ``serve(*arguments, tell)`` in a new process; give what it told first, and its process id.
+
+    ``serve`` calls ``tell(address)`` when it is ready, and goes on until it is killed.
+    """
+    mine, its = _SPAWN.Pipe()
+    process = _SPAWN.Process(target=serve, args=(*arguments, its.send))
+    process.start()
+    its.close()
+    try:
+        if not mine.poll(ANSWER_S):
+            raise RuntimeError(f"{serve.__name__} was not ready after {ANSWER_S:.0f} s")
+        yield mine.recv(), int(process.pid or 0)
+    finally:
+        process.kill()
+        process.join()
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor time that a process has taken, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def memory_mb(pid: int, what: str = "VmRSS") -> float:
+    """Return the memory of a process, in MiB: ``VmRSS`` now, ``VmHWM`` at most so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(what + ":"):
+            return int(line.split()[1]) / 1024
+    raise ProcessLookupError(f"process {pid} has no {what}")
+
+
+def drop_page_cache(folder: Path) -> None:
+    """Let the system forget the cached pages of every file below ``folder``, for a cold read."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fdatasync(descriptor)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
