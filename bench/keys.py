@@ -138,7 +138,7 @@ def random_ids(chance: np.random.Generator, rows: int) -> pa.Array:
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)
     text = digits[chance.integers(0, 16, (rows, 36), np.uint8)]
     text[:, [8, 13, 18, 23]] = ord("-")
-    ends = np.arange(0, 36 * rows + 1, 36, np.int32)
+    ends = np.arange(0, 36 * rows + 1, 36, dtype=np.int32)
     return pa.StringArray.from_buffers(rows, pa.py_buffer(ends), pa.py_buffer(text.tobytes()))
 
 

@@ -13,6 +13,7 @@ from queue import Empty, LifoQueue
 
 import duckdb
 
+from tickflight_server.query.builtins import builtins
 from tickflight_server.query.macros import AGGREGATES, TABLE_MACROS
 from tickflight_server.query.probe import Prober
 from tickflight_server.query.session import DEFAULTS, Options, Seat
@@ -44,10 +45,7 @@ class Connections:
         self._readers: LifoQueue[StatementReader] = LifoQueue()
         self.macros: frozenset[str] = TABLE_MACROS
         """The table macros that statements may name: the server's, and the users'."""
-        rows = database.execute(
-            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'"
-        ).fetchall()
-        self._aggregates = frozenset(name for (name,) in rows) | AGGREGATES
+        self._aggregates = builtins().aggregates | AGGREGATES
 
     def close(self) -> None:
         """Let the database go."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,16 @@ def make_database(
         config["threads"] = str(settings.threads)
     database = duckdb.connect(":memory:", config=config)
     run = database.execute
+    made = file is None or not file.exists()
     _attach(run, file, store)
     run(f"USE {CATALOG}")
     run("DETACH memory")
     run("SET GLOBAL TimeZone = 'UTC'")
     run("SET GLOBAL python_enable_replacements = false")
-    _make_views(database, store)
+    views = _make_views(database, store)
+    if not made:
+        _drop_left(run, views)
+    run("COMMIT")
     # a list setting takes no parameter
     layout = Layout(Path(prefix))
     # below the data folder as the queries name them
@@ -103,15 +107,14 @@ def _attach(run: Callable[[str], object], file: Path | None, store: Store) -> No
     )
 
 
-def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> None:
-    """Make the server's own schemas anew: a file may be of another version."""
+def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> set[tuple[str, str]]:
+    """Make the server's own schemas anew, in a transaction that is still open; return the views' names."""
     run = database.execute
     run("BEGIN TRANSACTION")
     for schema in ("market", "system", "workspace"):
         run(f'CREATE SCHEMA IF NOT EXISTS {CATALOG}."{schema}"')
     for name, kind in MACROS.items():
         run(f"CREATE OR REPLACE MACRO {CATALOG}.market.{name}() AS getvariable('__now')::{kind}")
-    known_macros = MACROS.keys() | MARKET_MACROS.keys()
     tables = [(t.schema, t.name, t.arrow(store.numeric)) for t in STORED.values()]
     tables += [("system", name, schema) for name, (schema, _, _) in SYSTEM_TABLES.items()]
     for schema, name, arrow in tables:
@@ -120,17 +123,22 @@ def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> None:
         columns = ", ".join(f'v."{n}"' for n in arrow.names)
         view = f'{CATALOG}."{schema}"."{name}"'
         run(f"CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM temp.main.{view_name(schema, name)} AS v")
-    known = {(schema, name) for schema, name, _ in tables}
+    # they are bound when they are called, by the views' names
+    for macro in MARKET_MACROS.values():
+        run(macro.create)
+    return {(schema, name) for schema, name, _ in tables}
+
+
+def _drop_left(run: Callable[[str], Any], views: Set[tuple[str, str]]) -> None:
+    """Drop what an older version of the server made in its schemas and this one does not."""
+    known_macros = MACROS.keys() | MARKET_MACROS.keys()
     left = run(
         f"""SELECT schema_name, view_name FROM duckdb_views()
         WHERE database_name = '{CATALOG}' AND schema_name IN ('market', 'system')"""
     )
     for schema, name in left.fetchall():
-        if (schema, name) not in known:
+        if (schema, name) not in views:
             run(f'DROP VIEW {CATALOG}."{schema}"."{name}"')
-    # they are bound when they are called, by the views' names
-    for macro in MARKET_MACROS.values():
-        run(macro.create)
     macros = run(
         f"""SELECT DISTINCT function_name, function_type FROM duckdb_functions()
         WHERE database_name = '{CATALOG}' AND schema_name = 'market'"""
@@ -139,7 +147,6 @@ def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> None:
         if name not in known_macros:
             table = " TABLE" if kind == "table_macro" else ""
             run(f'DROP MACRO{table} {CATALOG}.market."{name}"')
-    run("COMMIT")
 
 
 def _allow_spilling(run: Callable[[str], object], layout: Layout, spill_mb: int) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from tickflight_server.errors import PermissionDeniedError, ServerError
 from tickflight_server.query.allowed import LIKE_FILES
+from tickflight_server.query.builtins import builtins
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import MACROS
 from tickflight_server.query.macros import MARKET_MACROS
@@ -40,10 +41,6 @@ _STATE: Mapping[str, str] = {
 }
 # kinds that take long to list, and words without which no statement changes one
 _SLOW: Mapping[str, tuple[str, ...]] = {"function": ("MACRO", "FUNCTION", "CASCADE"), "column": ("COMMENT",)}
-_ENGINES = """
-SELECT 'function', function_name FROM system.main.duckdb_functions() WHERE database_name = 'system'
-UNION SELECT 'view', view_name FROM system.main.duckdb_views() WHERE database_name = 'system' AND schema_name = 'main'
-"""
 _State = set[tuple[Any, ...]]
 _MACROS = f"""
 SELECT function_name, function_type FROM duckdb_functions()
@@ -109,11 +106,8 @@ class Workspace:
         self._calls = {m.name: frozenset(("market", table) for table in m.reads) for m in MARKET_MACROS.values()}
         with self.connection() as connection:
             self.refresh(connection)
-            engines = connection.execute(_ENGINES).fetchall()
-        self._functions = frozenset(name.lower() for kind, name in engines if kind == "function").union(
-            MACROS, MARKET_MACROS, OWN_FUNCTIONS
-        )
-        self._relations = frozenset(name for kind, name in engines if kind == "view").union(STORED, SYSTEM_TABLES)
+        self._functions = builtins().functions.union(MACROS, MARKET_MACROS, OWN_FUNCTIONS)
+        self._relations = builtins().views.union(STORED, SYSTEM_TABLES)
 
     @contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -1,0 +1,37 @@
+"""The names that the installed engine brings: its functions, aggregates and views.
+
+The rule of this file: they depend on the engine's version alone, so a process asks once.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import duckdb
+
+
+@dataclass(frozen=True)
+class Builtins:
+    """Names as the engine writes them; ``functions`` in lower case, ``aggregates`` among them."""
+
+    functions: frozenset[str]
+    aggregates: frozenset[str]
+    views: frozenset[str]
+
+
+@functools.cache
+def builtins() -> Builtins:
+    """Return the engine's own names."""
+    with duckdb.connect(":memory:") as database:
+        functions = database.execute(
+            "SELECT DISTINCT function_name, function_type FROM duckdb_functions() WHERE database_name = 'system'"
+        ).fetchall()
+        views = database.execute(
+            "SELECT view_name FROM duckdb_views() WHERE database_name = 'system' AND schema_name = 'main'"
+        ).fetchall()
+    return Builtins(
+        frozenset(name.lower() for name, _ in functions),
+        frozenset(name for name, kind in functions if kind == "aggregate"),
+        frozenset(name for (name,) in views),
+    )
