@@ -26,6 +26,7 @@ from tickflight_server.query.failures import translate
 from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields, refuse_streams
 from tickflight_server.query.own_values import evaluate
 from tickflight_server.query.parameter_types import parameter_schema, result_schema
+from tickflight_server.query.plain import PlainScan, plain_reading
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
@@ -222,12 +223,15 @@ class Engine:
             self.enter(held)
             if seat is not None:
                 return self._execute_on(seat, plan, cuts, rows, started, held)
+            scan = self._scan(plan, cuts, rows, held, share)
+            if scan is not None and not scan.evolved:
+                return self._execute_scan(scan, started, held)
             connection = self.connections.connect(options)
             try:
                 stops = Stops(lambda: interrupt(connection))
                 if started is not None:
                     started(stops)
-                opened = self._open(connection, plan, cuts, held, stops, share)
+                opened = self._open(connection, plan, cuts, held, stops, share, scan)
                 reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
             except BaseException:
                 connection.close()
@@ -239,6 +243,26 @@ class Engine:
             raise
         execution = Execution(reader, held, self.translate, connection)
         execution.opened = opened
+        return execution
+
+    def _scan(
+        self, plan: Plan, cuts: Mapping[str, int] | None, rows: int, held: ExitStack, share: Share | None
+    ) -> PlainScan | None:
+        """Return the scan that is all there is to a plan, or None if the engine is to run it."""
+        plain = plain_reading(plan, self._store.numeric)
+        if plain is None:
+            return None
+        reading, columns = plain
+        upto = None if cuts is None else cuts.get(reading.table.name, 0)
+        snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
+        return PlainScan(self._store, snapshot, columns, plan.schema, upto=upto, batch_rows=rows, held=held)
+
+    def _execute_scan(self, scan: PlainScan, started: Started | None, held: ExitStack) -> Execution:
+        if started is not None:
+            started(scan.stop)
+        self._count({scan.table: scan.opened})
+        execution = Execution(scan.reader, held, self.translate, stop=scan.stop, passes_python=True)
+        execution.opened = {scan.table: scan.opened}
         return execution
 
     def enter(self, held: ExitStack) -> None:
@@ -300,14 +324,19 @@ class Engine:
         held: ExitStack,
         stops: Stops,
         share: Share | None,
+        scan: PlainScan | None = None,
     ) -> dict[str, Opened]:
-        """Give ``connection`` what the query is to see."""
+        """Give ``connection`` what the query is to see; ``scan`` has opened it already, if there is one."""
         opened = {}
         for reading in plan.statement.readings():
             upto = None if cuts is None else cuts.get(reading.table.name, 0)
-            snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
+            if scan is not None:
+                snapshot, ready = scan.snapshot, scan.ready
+            else:
+                snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
+                ready = None
             opened[reading.key] = self._sources.give(
-                connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held
+                connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held, ready
             )
         self.give_system(connection, plan.statement)
         set_now(connection, plan.now_us)
@@ -317,9 +346,12 @@ class Engine:
             plan.calls,
             lambda call, values: Wanted(call, values, cuts, plan.now_us, stops, held),
         )
+        self._count(opened)
+        return opened
+
+    def _count(self, opened: Mapping[str, Opened]) -> None:
         self._store.metrics.add("parts_opened", sum(len(o.parts) for o in opened.values()))
         self._store.metrics.add("segments_read", sum(len(o.segments) for o in opened.values()))
-        return opened
 
     def give_system(self, connection: duckdb.DuckDBPyConnection, statement: Statement) -> None:
         """Let ``connection`` see those system tables that ``statement`` names."""
