@@ -28,8 +28,10 @@ class Execution:
         held: ExitStack,
         translate: Callable[[BaseException], ServerError],
         connection: duckdb.DuckDBPyConnection | None = None,
+        let_go: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
     ) -> None:
         self._connection = connection  # None: all of the result is there already
+        self._let_go = let_go or duckdb.DuckDBPyConnection.close
         self._held = held
         self._translate = translate
         self.reader = reader
@@ -64,10 +66,11 @@ class Execution:
         """
         if self._closed.acquire(blocking=False):
             del self.reader
-            if self._connection is not None:
-                interrupt(self._connection)
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                interrupt(connection)
                 with suppress(duckdb.Error):  # the engine refuses to close a connection on which a thread reads
-                    self._connection.close()
+                    self._let_go(connection)
             self._held.close()
 
 

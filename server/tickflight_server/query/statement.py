@@ -73,7 +73,7 @@ class Statement:
     "", table). ``explain`` says that it is an EXPLAIN; ``probe_sql`` is then the one that runs nothing, without
     ANALYZE. Parameters in ``spent`` are only theirs. ``words`` are what was written anew, with what stood there.
     ``functions`` are those that it calls; ``rowwise``: each row of the result comes from one row of one table, and
-    of what may never end there are at most ``limit``.
+    of what may never end there are at most ``limit``. Without ``asks_now`` nothing in it tells the time.
     """
 
     sql: str
@@ -87,6 +87,7 @@ class Statement:
     functions: frozenset[str] = frozenset()
     rowwise: bool = False
     limit: int | None = None
+    asks_now: bool = True
 
     @property
     def streams(self) -> bool:
