@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -20,7 +20,7 @@ from tickflight_server.config import MIB, QuerySettings
 from tickflight_server.errors import BusyError, CancelledError, ServerError, TooLargeError
 from tickflight_server.query.books import Books
 from tickflight_server.query.connections import Connections
-from tickflight_server.query.database import make_database, relation, set_now
+from tickflight_server.query.database import make_database, run, set_now
 from tickflight_server.query.execution import Execution, batch_rows_for
 from tickflight_server.query.failures import translate
 from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields, refuse_streams
@@ -33,12 +33,13 @@ from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
 from tickflight_server.query.shares import Share, split
 from tickflight_server.query.sources import Opened, Sources, take_back
 from tickflight_server.query.statement import READING, NoQueryError, Parameters, Reading, Statement, view_name
-from tickflight_server.query.stopping import Stopper, Stops, interrupt
+from tickflight_server.query.stopping import Stopper, Stops
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import FeedBoard, SystemSource, make_table
+from tickflight_server.query.texts import Texts, leaves_nothing
 from tickflight_server.query.travel import Travel
 from tickflight_server.query.workspace import Workspace
-from tickflight_server.query.writing import Writing, WritingReader
+from tickflight_server.query.writing import Writing
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store, TableSnapshot
 
@@ -78,6 +79,7 @@ class Engine:
         books = Books(store, self._sources, self.connections, settings)
         self.own_rows = OwnRows(store.numeric, {"book_at": books.book_at, "books": books.books})
         self.workspace = Workspace(self.connections, self.give_empty)
+        self._texts = Texts(self.connections, self.workspace)
 
     @property
     def engine_version(self) -> str:
@@ -105,8 +107,7 @@ class Engine:
         Raises:
             StatementError: it does not parse.
         """
-        with self.connections.reader() as reader:
-            return reader.parameter_names(sql)
+        return self._texts.parameter_names(sql)
 
     def read(self, sql: str) -> Statement | Writing:
         """Return what ``sql`` is: a query, or a statement that writes.
@@ -117,18 +118,11 @@ class Engine:
             UnsupportedError: it is not offered.
             TooLargeError: it is too long.
         """
-        with self.connections.reader() as reader:
-            try:
-                statement = reader.read(sql)
-            except NoQueryError:
-                writing = WritingReader(reader, self.connections.macros).read(sql)
-                return replace(writing, reads=self.resolved(writing.reads))
-        return self.resolved(statement)
+        return self._texts.read(sql)
 
     def resolved(self, statement: Statement) -> Statement:
-        """Return ``statement`` with the tables that it reads through views and macros, which may make many one."""
-        tables = self.workspace.reads(statement)
-        return statement if tables == statement.tables else replace(statement, tables=tables, rowwise=False)
+        """Return ``statement`` with the tables that it reads through views and macros."""
+        return self._texts.resolved(statement)
 
     def plan(
         self,
@@ -223,25 +217,46 @@ class Engine:
             self.enter(held)
             if seat is not None:
                 return self._execute_on(seat, plan, cuts, rows, started, held)
+            if leaves_nothing(plan.statement):
+                # somebody may still hold the result that was before on it
+                with suppress(duckdb.ResourceInUseException):
+                    return self._start(self.connections.ready(options), plan, cuts, rows, started, options, held)
             scan = self._scan(plan, cuts, rows, held, share)
             if scan is not None and not scan.evolved:
                 return self._execute_scan(scan, started, held)
             connection = self.connections.connect(options)
-            try:
-                stops = Stops(lambda: interrupt(connection))
-                if started is not None:
-                    started(stops)
-                opened = self._open(connection, plan, cuts, held, stops, share, scan)
-                reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
-            except BaseException:
-                connection.close()
-                raise
+            return self._start(connection, plan, cuts, rows, started, options, held, share, scan)
         except BaseException as error:
             held.close()
             if isinstance(error, Exception):
                 raise self.translate(error, plan.statement) from None
             raise
-        execution = Execution(reader, held, self.translate, connection)
+
+    def _start(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        plan: Plan,
+        cuts: Mapping[str, int] | None,
+        rows: int,
+        started: Started | None,
+        options: Options,
+        held: ExitStack,
+        share: Share | None = None,
+        scan: PlainScan | None = None,
+    ) -> Execution:
+        """Run a query on a connection of its own."""
+        stopper = Stopper(connection)
+        try:
+            stops = Stops(stopper)
+            if started is not None:
+                started(stops)
+            opened = self._open(connection, plan, cuts, held, stops, share, scan)
+            reader = run(connection, plan.statement.sql, plan.parameters, rows)
+        except BaseException:
+            with suppress(duckdb.Error):
+                connection.close()
+            raise
+        execution = Execution(reader, held, self.translate, connection, partial(self._let_go, plan, options, stopper))
         execution.opened = opened
         return execution
 
@@ -264,6 +279,14 @@ class Engine:
         execution = Execution(scan.reader, held, self.translate, stop=scan.stop, passes_python=True)
         execution.opened = {scan.table: scan.opened}
         return execution
+
+    def _let_go(self, plan: Plan, options: Options, stopper: Stopper, connection: duckdb.DuckDBPyConnection) -> None:
+        """Keep a connection for the next query, or close it if the one that it ran may have left something on it."""
+        stopper.end()
+        if leaves_nothing(plan.statement):
+            self.connections.keep(connection, options)
+        else:
+            connection.close()
 
     def enter(self, held: ExitStack) -> None:
         """Take a place among the running statements until ``held`` is closed."""
@@ -299,7 +322,7 @@ class Engine:
             if started is not None:
                 started(stops)
             opened = self._open(connection, plan, cuts, sources, stops, None)
-            reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
+            reader = run(connection, plan.statement.sql, plan.parameters, rows)
             batches, size = [], 0
             for batch in reader:
                 batches.append(batch)
@@ -339,7 +362,8 @@ class Engine:
                 connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held, ready
             )
         self.give_system(connection, plan.statement)
-        set_now(connection, plan.now_us)
+        if plan.statement.asks_now:
+            set_now(connection, plan.now_us)
         self.own_rows.give(
             connection,
             plan.statement,

@@ -28,13 +28,15 @@ class Execution:
         held: ExitStack,
         translate: Callable[[BaseException], ServerError],
         connection: duckdb.DuckDBPyConnection | None = None,
+        let_go: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
         stop: Callable[[], None] | None = None,
         passes_python: bool = False,
     ) -> None:
         self.passes_python = passes_python
         """Whether ``reader`` takes Python's lock for each batch, and so may raise what is no error of Arrow's."""
         self._connection = connection  # None: the engine has no part in what is still to come
-        self._stop = stop or (lambda: interrupt(connection))
+        self._let_go = let_go or duckdb.DuckDBPyConnection.close
+        self._stop = stop or (lambda: interrupt(self._connection))
         self._held = held
         self._translate = translate
         self.reader = reader
@@ -70,9 +72,10 @@ class Execution:
         if self._closed.acquire(blocking=False):
             del self.reader
             self._stop()
-            if self._connection is not None:
+            connection, self._connection = self._connection, None
+            if connection is not None:
                 with suppress(duckdb.Error):  # the engine refuses to close a connection on which a thread reads
-                    self._connection.close()
+                    self._let_go(connection)
             self._held.close()
 
 

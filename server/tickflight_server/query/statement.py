@@ -74,7 +74,8 @@ class Statement:
     ANALYZE. Parameters in ``spent`` are only theirs. ``words`` are what was written anew, with what stood there.
     ``functions`` are those that it calls; ``rowwise``: each row of the result comes from one row of one table, and
     of what may never end there are at most ``limit``. ``columns``, where it is rowwise and has no more to it than the
-    choice of columns: what is taken of each row, as in ``plain_columns``.
+    choice of columns: what is taken of each row, as in ``plain_columns``. Without ``asks_now`` nothing in it tells the
+    time.
     """
 
     sql: str
@@ -89,6 +90,7 @@ class Statement:
     rowwise: bool = False
     columns: tuple[tuple[str, str], ...] | None = None
     limit: int | None = None
+    asks_now: bool = True
 
     @property
     def streams(self) -> bool:
