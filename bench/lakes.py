@@ -1,10 +1,11 @@
-"""Stores that are too long in the making for a benchmark: of many parts.
+"""Stores that are too long in the making for a benchmark: of many parts, of a long log.
 
 The rule of this file: what is made opens in a real server, which finds nothing wrong with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from bench.markets import symbols
+from bench.rising import RisingTrades
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.paths import Layout
 from tickflight_server.schemas import STORED
@@ -89,3 +91,17 @@ def _newest_day(place: Path, names: list[str], day: int, count: int) -> list[Par
             )
             written.append(writer.write(PartitionKey("BINANCE", name, day), rows, first, first + PART_ROWS - 1))
     return written
+
+
+def long_log(folder: Path, mb: int) -> None:
+    """Make a store at ``folder`` with at least ``mb`` MiB of log, that nothing was flushed from."""
+    roomy = {"ring_mb": 65_536, "buffer_size_mb": 65_536, "wal_mb": 65_536, "flush_interval_seconds": 1e9}
+    source = RisingTrades()
+    with contextlib.closing(_Unflushed(LakehouseSettings.model_validate({"storage_path": folder} | roomy))) as store:
+        while store.log.size_bytes < mb << 20:
+            store.append("trades", source.next()).result()
+
+
+class _Unflushed(Store):
+    def close(self, *, flush: bool = False) -> None:
+        super().close(flush=flush)
