@@ -54,8 +54,10 @@ class Connections:
 
     def close(self) -> None:
         """Let the database go."""
-        for kept in (*self._probers.values(), *self._ready.values()):
-            _close_all(kept)
+        for probers in self._probers.values():
+            _close_all(probers)
+        for ready in self._ready.values():
+            _close_all(ready)
         self._database.close()
 
     def connect(self, options: Options = DEFAULTS) -> duckdb.DuckDBPyConnection:
