@@ -30,6 +30,7 @@ from tickflight.wire.tickets import Query
 from tickflight.writer import Writer
 
 Parameters = Sequence[Any] | Mapping[str, Any]
+_DICTIONARIES = ((b"x-tickflight-labels", b"dictionary"),)
 
 
 def connect(
@@ -91,6 +92,7 @@ class Client:
         *,
         snapshot: Snapshot | str | None = None,
         progress: bool | None = None,
+        dictionaries: bool = False,
     ) -> Result:
         """Run a query; when this returns, it was accepted and its rows are on their way.
 
@@ -100,6 +102,8 @@ class Client:
             query: one SQL statement in DuckDB's dialect.
             params: values of ``?`` or ``$1`` in order, or of ``$name`` by name; they are bound, never spliced.
             snapshot: see the rows of a snapshot (or its id) in place of the newest ones.
+            dictionaries: take exchanges, symbols, sides and other names as dictionaries (categories) in place of texts,
+                where all that the query does is to choose columns of a table; such a pull is about twice as fast.
             progress: whether reading the result shows how far it is; None where somebody looks: a terminal, a notebook.
 
         Raises:
@@ -108,7 +112,8 @@ class Client:
         """
         ticket = Query(query, parameters_to_ipc(params) if params else b"", os.urandom(16))
         seen = self._snapshot if snapshot is None else snapshot
-        return self._connection.get(ticket.serialize(), headers=header(seen), progress=progress)
+        headers = (*header(seen), *(_DICTIONARIES if dictionaries else ()))
+        return self._connection.get(ticket.serialize(), headers=headers, progress=progress)
 
     def live(
         self, sql: str, params: Parameters | None = None, *, every: float = 1.0, silence_s: float = SILENCE_S

@@ -31,6 +31,7 @@ from tickflight_server.flight.status import to_flight
 ANONYMOUS = "anonymous"
 MIDDLEWARE = "call"
 SNAPSHOT_HEADER = "x-tickflight-snapshot"
+LABELS_HEADER = "x-tickflight-labels"
 COOKIE = "arrow_flight_session_id"
 WATCH_INTERVAL_S = 0.01
 _WATCH_CALL_S = 0.001  # for each call that is looked after; a hundred are looked at ten times a second
@@ -188,7 +189,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
 
     ``snapshot`` is the id of the pin that its queries are to see, None for the newest rows. ``gone`` says whether the
     caller has gone, and ``peer`` where it called from; the handler sets both. ``limit_s`` is how long its statement may
-    run, 0 for ever.
+    run, 0 for ever. ``dictionaries``: the caller takes names as such.
     """
 
     def __init__(
@@ -198,8 +199,11 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         snapshot: str | None = None,
         cookie: str = "",
         watcher: Watcher | None = None,
+        *,
+        dictionaries: bool = False,
     ) -> None:
         self.session = session
+        self.dictionaries = dictionaries
         self.snapshot = snapshot
         self.cookie = cookie
         self.peer = ""
@@ -330,7 +334,14 @@ class CallFactory(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         if (session.shared or not session.token) and not cookie:
             # a client that keeps cookies is known again by it over any connection
             answer["set-cookie"] = f"{COOKIE}={secrets.token_urlsafe(24)}; HttpOnly"
-        return Call(session, answer, _first(headers, SNAPSHOT_HEADER).strip() or None, cookie, self._watcher)
+        return Call(
+            session,
+            answer,
+            _first(headers, SNAPSHOT_HEADER).strip() or None,
+            cookie,
+            self._watcher,
+            dictionaries=_first(headers, LABELS_HEADER).strip().lower() == "dictionary",
+        )
 
 
 def _first(headers: Mapping[str, list[str]], name: str) -> str:

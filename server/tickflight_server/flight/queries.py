@@ -102,14 +102,16 @@ class QueryService:
         return self._write(call, asked, statement, [()]).rows
 
     def _plan(self, call: Call, statement: Statement, values: object, asked: Asked, *, guessed: bool = False) -> Plan:
+        seat = asked.session.seat(asked.transaction)
         with call.limits():
             plan = self._engine.plan(
                 statement,
                 values,  # type: ignore[arg-type]
                 guessed=guessed,
                 options=asked.session.options,
-                seat=asked.session.seat(asked.transaction),
+                seat=seat,
                 started=call.watch,
+                dictionaries=asked.dictionaries and seat is None,
             )
         if _never_ends(plan) and not guessed:
             self._tails.check(plan, asked.session.options)
@@ -221,7 +223,7 @@ class QueryService:
             session, transaction = now.session, None
         elif transaction is not None and transaction.ended:
             transaction = session.transaction
-        return Asked(session, transaction, now.pin, now.cuts)
+        return Asked(session, transaction, now.pin, now.cuts, before.dictionaries)
 
     def _plan_bound(self, call: Call, prepared: Prepared, row: Row) -> Plan:
         assert isinstance(prepared.statement, Statement)

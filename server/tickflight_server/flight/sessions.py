@@ -43,13 +43,15 @@ class _Kept:
 class Asked:
     """What a call's statements run in: a session, a transaction of it, and the cut that a pin holds.
 
-    ``cuts`` are the last ``seq`` by table that the pin ``pin`` holds, None without one.
+    ``cuts`` are the last ``seq`` by table that the pin ``pin`` holds, None without one. ``dictionaries``: the
+    caller takes names as such.
     """
 
     session: SqlSession
     transaction: Transaction | None
     pin: str | None
     cuts: Mapping[str, int] | None
+    dictionaries: bool = False
 
 
 @dataclass(eq=False)
@@ -132,7 +134,8 @@ class Sessions:
             if transaction.ended:
                 raise NotFoundError("the transaction has ended.", hint="Begin a new one.")
         pin = call.snapshot or session.options.snapshot
-        asked = Asked(session, transaction, pin, None if pin is None else self._pins.get(pin).cuts)
+        cuts = None if pin is None else self._pins.get(pin).cuts
+        asked = Asked(session, transaction, pin, cuts, call.dictionaries)
         self.limit(call, asked)
         return asked
 

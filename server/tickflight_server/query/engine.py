@@ -27,7 +27,7 @@ from tickflight_server.query.failures import translate
 from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields, refuse_streams
 from tickflight_server.query.own_values import evaluate
 from tickflight_server.query.parameter_types import parameter_schema, result_schema
-from tickflight_server.query.plain import PlainScan, plain_reading
+from tickflight_server.query.plain import PlainScan, plain_reading, with_dictionaries
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
@@ -136,12 +136,14 @@ class Engine:
         options: Options = DEFAULTS,
         seat: Seat | None = None,
         started: Started | None = None,
+        dictionaries: bool = False,
     ) -> Plan:
         """Bind a query without running it on data; find its result schema and the filters that reach each table.
 
         ``parameters`` are the values of ``?`` and ``$1`` in order, or of ``$name`` by name, as Python values; with
         ``guessed`` they only stand for ones to come, and the plan is not to be executed. ``seat`` is where the query is
-        to run, if not on a connection of its own. ``started`` is given what cancels the search for filters.
+        to run, if not on a connection of its own. ``started`` is given what cancels the search for filters. With
+        ``dictionaries`` a plain scan's names come as such.
 
         Raises:
             CancelledError: it was.
@@ -177,7 +179,8 @@ class Engine:
         except Exception as error:
             raise self.translate(error, statement) from None
         versions = {travel.view: self._version(travel, value) for travel, value in asked}
-        return Plan(statement, left, schema, filters, now_us, versions, calls)
+        plan = Plan(statement, left, schema, filters, now_us, versions, calls)
+        return with_dictionaries(plan, self._store.numeric) if dictionaries else plan
 
     def _version(self, travel: Travel, asked: int) -> int:
         """Return the table version that an AT clause asks for; it is there."""
@@ -259,7 +262,7 @@ class Engine:
                 started(stops)
             with self._turns.one(small=is_small(plan.statement)):
                 opened = self._open(connection, plan, cuts, held, stops, share, scan)
-                reader = run(connection, plan.statement.sql, plan.parameters, rows)
+                reader = _stream(connection, plan, rows)
         except BaseException:
             with suppress(duckdb.Error):
                 connection.close()
@@ -330,7 +333,7 @@ class Engine:
             if started is not None:
                 started(stops)
             opened = self._open(connection, plan, cuts, sources, stops, None)
-            reader = run(connection, plan.statement.sql, plan.parameters, rows)
+            reader = _stream(connection, plan, rows)
             batches, size = [], 0
             for batch in reader:
                 batches.append(batch)
@@ -481,3 +484,9 @@ class Engine:
             snapshot = self._store.snapshot(reading.table.name, upto)
             self._sources.give(connection, reading.view, snapshot, filters.get(reading.key), upto, held)
         self.give_system(connection, reads)
+
+
+def _stream(connection: duckdb.DuckDBPyConnection, plan: Plan, rows: int) -> pa.RecordBatchReader:
+    """Return the engine's result in batches of ``rows``, in the schema of ``plan``."""
+    reader = run(connection, plan.statement.sql, plan.parameters, rows)
+    return reader.cast(plan.schema) if plan.dictionaries else reader

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,7 +36,7 @@ def plain_reading(plan: Plan, numeric: NumericType) -> tuple[Reading, Columns] |
     # one scan of everything was seen: the name is the stored table's, and no user's of the same name
     if reading.travel is not None or plan.filters.get(reading.key) != [None]:
         return None
-    wire = reading.table.arrow(numeric)
+    wire = reading.table.arrow(numeric, memory=plan.dictionaries)
     names = {name.lower(): name for name in wire.names}
     taken: list[tuple[str, str]] = []
     for column, name in statement.columns:
@@ -47,6 +48,17 @@ def plain_reading(plan: Plan, numeric: NumericType) -> tuple[Reading, Columns] |
     schema = pa.schema([wire.field(column).with_name(name) for name, column in columns.items()])
     same = schema.equals(plan.schema) and not any(pa.types.is_nested(field.type) for field in schema)
     return (reading, columns) if same else None
+
+
+def with_dictionaries(plan: Plan, numeric: NumericType) -> Plan:
+    """Return ``plan`` with dictionaries in its schema in the place of names, or unchanged if it is not a plain one."""
+    plain = plain_reading(plan, numeric)
+    if plain is None:
+        return plan
+    reading, columns = plain
+    memory = reading.table.arrow(numeric, memory=True)
+    schema = pa.schema([memory.field(column).with_name(name) for name, column in columns.items()])
+    return replace(plan, schema=schema, dictionaries=True)
 
 
 class PlainScan:
@@ -79,7 +91,7 @@ class PlainScan:
         self.snapshot = snapshot
         self.table = snapshot.table.name
         self._memory = snapshot.table.arrow(store.numeric, memory=True)
-        self._columns = {name: _as_text(column, self._memory) for name, column in columns.items()}
+        self._columns = {name: _as(column, schema.field(name).type, self._memory) for name, column in columns.items()}
         self._upto, self._batch_rows = upto, batch_rows
         self._stopped = False
         hold(snapshot, held)
@@ -125,7 +137,6 @@ def _not_after(seq: int | None) -> pc.Expression:
     return pc.field("seq") <= pc.scalar(seq)
 
 
-def _as_text(column: str, memory: pa.Schema) -> pc.Expression:
-    kind = memory.field(column).type
+def _as(column: str, kind: pa.DataType, memory: pa.Schema) -> pc.Expression:
     found = pc.field(column)
-    return found.cast(kind.value_type) if pa.types.is_dictionary(kind) else found
+    return found if memory.field(column).type == kind else found.cast(kind)

@@ -10,6 +10,7 @@ from flight_here import trades
 
 from tickflight_server.errors import CancelledError, StorageError
 from tickflight_server.query.engine import Engine
+from tickflight_server.query.plain import PlainScan
 from tickflight_server.store import Store
 
 SYMBOLS = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
@@ -133,3 +134,29 @@ def test_rows_are_counted_as_read(engine: Engine, store: Store) -> None:
     after = store.metrics.read()
     assert after["parts_opened"] - before.get("parts_opened", 0) == len(SYMBOLS)
     assert after["segments_read"] - before.get("segments_read", 0) == len(store.tables["trades"].state.segments)
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_names_come_as_dictionaries_to_who_asks(engine: Engine) -> None:
+    for columns in ("*", "symbol AS s, price, side", "id, seq"):
+        plan = engine.plan(f"SELECT {columns} FROM trades", dictionaries=True)
+        with engine.execute(plan) as execution:
+            found = execution.reader.read_all()
+        assert found.schema == plan.schema
+        texts, _ = run(engine, f"SELECT {columns} FROM trades")
+        assert found.cast(texts.schema).sort_by(texts.column_names[-1]) == texts.sort_by(texts.column_names[-1])
+    kinds = engine.plan("SELECT symbol, id, price FROM trades", dictionaries=True).schema.types
+    assert kinds == [pa.dictionary(pa.int32(), pa.string()), pa.string(), pa.float64()]
+    assert engine.plan("SELECT symbol FROM trades LIMIT 1", dictionaries=True).schema.types == [pa.string()]
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_dictionaries_come_from_the_engine_where_it_has_to_read(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = engine.plan("SELECT symbol, seq FROM trades", dictionaries=True)
+    monkeypatch.setattr(PlainScan, "evolved", property(lambda _: True, lambda *_: None), raising=False)
+    with engine.execute(plan) as execution:
+        assert not execution.passes_python
+        assert execution.reader.schema == plan.schema
+        assert execution.reader.read_all().num_rows == ROWS
