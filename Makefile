@@ -81,4 +81,4 @@ notes: $(INSTALL_STAMP)
 	$(BIN)/python -m tickflight_server.flight.document proto-notes/flight-sql.md
 
 clean:
-	rm -rf $(VENV) $(VENV)-tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-tools $(VENV)-bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -35,7 +35,6 @@ TABLES = ("trades", "ticker", "l1_book")
 START_US = time.time_ns() // 1000  # simulated days lie ahead, so that nothing of them is too young for vacuum
 MINUTE_US = 60_000_000
 QUERIES = 21
-RESTART_LOG_MB = 1024
 
 
 class SimulatedClock:
@@ -70,7 +69,7 @@ class Day:
 
 
 def run() -> Iterator[Figure]:
-    """Simulate the days, then restart with a long log; up to an hour for thirty days of 500 symbols."""
+    """Simulate the days; up to an hour for thirty days of 500 symbols."""
     folder = Path(tempfile.mkdtemp(prefix="growth-", dir=FOLDER))
     try:
         days = list(simulate(folder))
@@ -85,7 +84,6 @@ def run() -> Iterator[Figure]:
             yield _ratio(last, values[-1] / max(getattr(early, name), 1e-9), f"day {early.day}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    yield from restart()
 
 
 def _ratio(base: Figure, ratio: float, to: str) -> Figure:
@@ -184,77 +182,3 @@ def measure(day: int, store: Store, engine: Engine, folder: Path, now_us: int, s
 def _resident_mb() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _peak_mb() -> float:
-    # not ru_maxrss, which a process inherits from the one that started it
-    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM:")]
-    return int(line.split()[1]) / 1e3
-
-
-def restart() -> Iterator[Figure]:
-    """Start with a gigabyte of log that nothing was flushed from: seconds, and the most memory it took."""
-    folder = Path(tempfile.mkdtemp(prefix="restart-", dir=FOLDER))
-    try:
-        logs = "from tickflight_server.logs import configure_logs; configure_logs('error')"
-        code = f"{logs}; import bench.growth as g; g.{{}}({str(folder)!r})"
-        _python(code.format("fill_log"))
-        log_mb = sum(p.stat().st_size for p in (folder / "_tickflight/log").iterdir()) / 1e6
-        base = float(_python(code.format("idle")))
-        seconds, peak = (float(x) for x in _python(code.format("reopen")).split())
-        where = f"{log_mb:.0f} MB of log, buffer_size_mb 256, ring_mb 256"
-        yield figure("growth", "restart_seconds", [seconds], "s", where)
-        yield figure(
-            "growth", "restart_memory_mb", [peak - base], "MB", f"{where}; above a store's with few rows, {base:.0f}"
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _python(code: str) -> str:
-    import subprocess
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
-    return done.stdout.strip()
-
-
-def _small(folder: str) -> LakehouseSettings:
-    return settings(Path(folder), ring_mb=256, buffer_size_mb=256)
-
-
-def fill_log(folder: str) -> None:
-    """Append until the log is long enough, flushing nothing."""
-    roomy = settings(Path(folder), ring_mb=65_536, buffer_size_mb=65_536, wal_mb=65_536)
-    chance = np.random.default_rng(2)
-    labels = pa.array([f"SYM{i:03d}-USDT" for i in range(SYMBOLS)])
-    weights = np.full(SYMBOLS, 1 / SYMBOLS)
-    store = Store(roomy)
-    number = 0
-    global ROWS_A_MINUTE
-    ROWS_A_MINUTE = 60_000 * len(TABLES)
-    while store.log.size_bytes < RESTART_LOG_MB << 20:
-        for table in TABLES:
-            batch = minute_of(table, START_US + number, labels, weights, chance, number)
-            store.append(table, batch).result()
-            number += batch.num_rows
-    store.close(flush=False)
-
-
-def idle(folder: str) -> None:
-    """Print the most memory that the process of a store takes that has flushed a few rows and started again, MB."""
-    chance = np.random.default_rng(3)
-    with Store(_small(folder + "-empty")) as store:
-        for table in TABLES:
-            store.append(table, minute_of(table, START_US, pa.array(["A"]), np.ones(1), chance, 0)).result()
-    Store(_small(folder + "-empty")).close()
-    shutil.rmtree(folder + "-empty")
-    print(_peak_mb())
-
-
-def reopen(folder: str) -> None:
-    """Print the seconds of a start with the long log, and the most memory it took, MB."""
-    started = time.monotonic()
-    store = Store(_small(folder))
-    seconds = time.monotonic() - started
-    print(seconds, _peak_mb())
-    store.close(flush=False)

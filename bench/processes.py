@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,31 @@ def elsewhere(work: Callable[..., Any], *arguments: object) -> Any:
     if failed:
         raise RuntimeError(f"{work.__name__}: {answer}")
     return answer
+
+
+def together(count: int, work: Callable[..., Any], *arguments: object) -> list[Any]:
+    """Run ``work(turn, place, *arguments)`` in ``count`` new processes at once; return what each returned.
+
+    ``turn()`` waits until all of them call it; ``place`` is 0, 1, … for each.
+
+    Raises:
+        RuntimeError: one failed.
+    """
+    barrier = _SPAWN.Barrier(count)
+    with ThreadPoolExecutor(count) as pool:
+        waiting = [pool.submit(elsewhere, _take_turns, work, barrier, place, *arguments) for place in range(count)]
+        return [one.result() for one in waiting]
+
+
+def _take_turns(work: Callable[..., Any], barrier: Any, place: int, *arguments: object) -> Any:
+    def turn() -> None:
+        barrier.wait(ANSWER_S)
+
+    try:
+        return work(turn, place, *arguments)
+    except BaseException:
+        barrier.abort()  # the others are not to wait for it
+        raise
 
 
 def _answer(pipe: Any, work: Callable[..., Any], arguments: tuple[object, ...]) -> None:

@@ -1,9 +1,9 @@
 """What all cryptofeed backends of this project share: a bounded queue each, cryptofeed's lifecycles, the counters.
 
-The rule of this file: a callback keeps the object and returns; nothing is converted or awaited on the feed's event loop
-(save room in a full queue, where that is the setting). cryptofeed is not needed for it: both of its lifecycles are
-methods here, ``start``/``stop`` of 2.4.1 and ``start_writer``/``begin_shutdown``/``stop`` of 3.x, and a backend that is
-never started starts itself with its first row.
+The rule of this file: a callback keeps the object's attributes and returns; nothing is converted or awaited on the
+feed's event loop (save room in a full queue, where that is the setting). cryptofeed is not needed for it: both of its
+lifecycles are methods here, ``start``/``stop`` of 2.4.1 and ``start_writer``/``begin_shutdown``/``stop`` of 3.x, and a
+backend that is never started starts itself with its first row.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import structlog
 
 from tickflight_server.errors import ConfigError
 from tickflight_server.feed.collector import Collector, CollectorOptions, acquire, release
+from tickflight_server.feed.convert import reader
 from tickflight_server.feed.gaps import STALL_CHANNELS, STALL_SECONDS, Carried, GapWatch
 from tickflight_server.feed.lane import Lane, Overflow
 from tickflight_server.feed.sinks import FlightSink, Opener, Params, Sink, embedded_sink
-from tickflight_server.schemas import NumericType
+from tickflight_server.schemas import STORED, NumericType
 
 LOG = structlog.get_logger(__name__)
 
@@ -77,15 +78,20 @@ class Tickflight:
         self._lane = Lane(
             type(self).__name__, self._split, rows_max=queue_rows_max, overflow=overflow, watch=self._watch
         )
+        self._read = reader(self.default_key) if self.default_key in STORED else _unread  # books are no flat channel
         self._attach_lock = threading.Lock()
         self._collector: Collector | None = None
         self._starts = 0
         self._endings = 0
 
     async def __call__(self, obj: Any, receipt_timestamp: float) -> None:
-        """Keep ``obj``. When this returns it is in the queue, or counted."""
+        """Keep what is stored of ``obj``. When this returns it is in the queue, or counted.
+
+        The object itself is let go, and with it the message it came from: thousands of messages in memory cost more
+        than their reading, since Python's garbage collector walks through all of them again and again.
+        """
         lane = self._lane
-        lane.kept.append((obj, receipt_timestamp))
+        lane.kept.append((self._read(obj), receipt_timestamp))
         if len(lane.kept) > lane.attention:
             await lane.attend(self._attach)
 
@@ -213,6 +219,10 @@ class Tickflight:
         if self._lane.kept:
             wake(False)
         return wake
+
+
+def _unread(obj: Any) -> tuple[Any, ...]:
+    raise NotImplementedError("a backend of no one table has a callback of its own")
 
 
 def _place(embedded: Any) -> Hashable:

@@ -3,19 +3,22 @@
 The rule of this file: rows in equals rows out. Every kept item is either a row of the batch or a ``Rejected`` with a
 reason, and nothing here knows cryptofeed: items are read by attribute, through ``schemas``.
 
-Two shapes of item exist. A flat channel keeps ``(object, time of receipt)``. A book keeps a ``BookEvent``, since
-cryptofeed goes on changing the book object after the callback has returned.
+Two shapes of item exist. A flat channel keeps ``(attributes, time of receipt)``: the object's attributes that its table
+stores (``reader``), or the object itself. A book keeps a ``BookEvent``, since cryptofeed goes on changing the book
+object after the callback has returned.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
-from operator import attrgetter
+from functools import cache
+from operator import attrgetter, itemgetter
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +33,7 @@ BOOK_TABLES = frozenset({"l2_book", "l3_book"})
 LEVELS_MAX = 262_144
 
 Item = tuple[Any, Any]
-"""``(object, time of receipt)``."""
+"""``(attributes or object, time of receipt)``; attributes are a tuple, in the order of ``sources``."""
 
 Levels = Sequence[Sequence[Any]]
 """``(price, size)`` in ``l2_book``, ``(id, price, size)`` in ``l3_book``."""
@@ -59,6 +62,26 @@ class Converted:
 
     batch: pa.RecordBatch
     rejected: list[Rejected]
+
+
+@cache
+def sources(table: str) -> tuple[str, ...]:
+    """Return the attributes of a flat channel's object that its table stores, exchange and symbol first."""
+    return tuple(spec.source for spec in STORED[table].columns if spec.source is not None)
+
+
+def reader(table: str) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what reads these attributes of an object, at C speed where it has all of them."""
+    names = sources(table)
+    read: Callable[[Any], tuple[Any, ...]] = attrgetter(*names)
+
+    def read_any(obj: Any) -> tuple[Any, ...]:
+        try:
+            return read(obj)
+        except AttributeError:  # a balance has no timestamp; what was written as a dict may lack anything
+            return tuple(getattr(obj, name, None) for name in names)
+
+    return read_any
 
 
 def convert(table: str, items: Sequence[Any], numeric: NumericType = "float64") -> Converted:
@@ -117,18 +140,23 @@ def reject_all(table: str, items: Sequence[Any], reason: str) -> list[Rejected]:
 def _fill_flat(schema: TableSchema, items: Sequence[Item], numeric: NumericType) -> tuple[list[pa.Array], Bad]:
     objects = [item[0] for item in items]
     receipts = [item[1] for item in items]
+    if objects and type(objects[0]) is tuple:
+        names = sources(schema.name)
+        values = {name: list(map(itemgetter(place), objects)) for place, name in enumerate(names)}
+    else:
+        values = {name: _attributes(objects, name) for name in sources(schema.name)}
     arrays: list[pa.Array] = []
     bad: Bad = {}
     for spec in schema.columns:
         if spec.name == "seq":
             continue
         if spec.name == "timestamp":
-            filled = columns.times(spec, _attributes(objects, "timestamp"), receipts)
+            filled = columns.times(spec, values["timestamp"], receipts)
         elif spec.name == "receipt_timestamp":
             filled = columns.column(spec, receipts, numeric)
         else:
             assert spec.source is not None, f"column {schema.name}.{spec.name} says not where it comes from"
-            filled = columns.column(spec, _attributes(objects, spec.source), numeric)
+            filled = columns.column(spec, values[spec.source], numeric)
         arrays.append(filled.array)
         _add(bad, filled.bad)
     return arrays, bad
@@ -178,7 +206,7 @@ def _fill_books(schema: TableSchema, events: Sequence[BookEvent], numeric: Numer
 def _attributes(objects: Sequence[Any], name: str) -> list[Any]:
     try:
         return list(map(attrgetter(name), objects))
-    except AttributeError:  # a balance has no timestamp; what was written as a dict may lack anything
+    except AttributeError:
         return [getattr(one, name, None) for one in objects]
 
 
@@ -203,6 +231,8 @@ def _parts(table: str, items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _rejected(schema: TableSchema, item: Any, reason: str, now: float) -> Rejected:
+    if type(item[0]) is tuple:
+        item = (SimpleNamespace(**dict(zip(sources(schema.name), item[0], strict=True))), item[1])
     source = item[0]
     row = _book_row(item) if schema.name in BOOK_TABLES else _flat_row(schema, item)
     symbol = next(spec.source for spec in schema.columns if spec.name == "symbol") or "symbol"

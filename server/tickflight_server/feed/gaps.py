@@ -185,7 +185,10 @@ class GapWatch:
 def note_drop(drops: dict[tuple[Any, Any], Drop], item: Any) -> None:
     """Add an item that is pushed out of a queue to ``drops``. Costs about 0.2 microseconds."""
     obj, receipt = item[0], item[1]
-    key = (getattr(obj, "exchange", None), getattr(obj, "symbol", None) or getattr(obj, "currency", None))
+    if type(obj) is tuple:  # attributes, of which these are the first
+        key = (obj[0], obj[1])
+    else:
+        key = (getattr(obj, "exchange", None), getattr(obj, "symbol", None) or getattr(obj, "currency", None))
     drop = drops.get(key)
     if drop is None:
         drops[key] = Drop(item, receipt, receipt)

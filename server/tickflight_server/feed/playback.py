@@ -99,6 +99,21 @@ def replay(
     return result
 
 
+def play(
+    paths: Sequence[Path | str], callbacks: Mapping[str, Any], *, config: Mapping[str, Any] | None = None
+) -> ReplayResult:
+    """Play all recordings found at ``paths`` to ``callbacks`` by channel, which have a ``start`` as backends do.
+
+    Nothing is stored by it and nothing waited for: ``rows`` stays empty. Raises what ``replay`` does.
+    """
+    recordings = find_recordings(paths)
+    _check_readable(recordings)
+    result = ReplayResult()
+    for recording in recordings:
+        _play(recording, callbacks, None, dict(compat.QUIET_CONFIG) | dict(config or {}), result)
+    return result
+
+
 def find_recordings(paths: Sequence[Path | str]) -> list[Recording]:
     """Return the recordings at ``paths``: folders of recordings, recordings, or their files."""
     found: list[Recording] = []
@@ -165,7 +180,7 @@ def _check_readable(recordings: Sequence[Recording]) -> None:
 
 def _play(
     recording: Recording,
-    backends: Mapping[str, Tickflight],
+    backends: Mapping[str, Any],
     observe: Observe | None,
     config: dict[str, Any],
     result: ReplayResult,

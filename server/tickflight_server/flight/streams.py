@@ -44,6 +44,8 @@ def stream(execution: Execution, batch_bytes: int) -> flight.FlightDataStream:
     """Return the execution's result as a stream of messages of about ``batch_bytes``."""
     schema = execution.reader.schema
     if is_flat(schema, batch_bytes):
+        if execution.passes_python:
+            return generated(schema, execution.batches())
         return flight.RecordBatchStream(execution.reader)
     return generated(schema, (p for batch in execution.batches() for p in cut_by_bytes(batch, batch_bytes)))
 

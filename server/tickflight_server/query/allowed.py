@@ -40,6 +40,7 @@ _QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NO
 _ROW_NODES = frozenset({"INSERT_QUERY_NODE", "UPDATE_QUERY_NODE", "DELETE_QUERY_NODE"})
 LIKE_FILES = r"[./\\:*?]"
 """What is in names that the engine may take for a file's, as an expression for re and for the engine."""
+_STAR_CHANGES = ("exclude_list", "replace_list", "rename_list", "qualified_exclude_list", "alias")
 _IMPORT = "Name a table; bring rows in with ingest, or `tickflight-server import`."
 
 
@@ -152,6 +153,32 @@ def is_rowwise(tree: dict[str, Any], functions: set[str], aggregates: Collection
     if node.get("aggregate_handling") != "STANDARD_HANDLING":  # GROUP BY ALL names no groups
         return False
     return not any(part.get("class") in ("WINDOW", "SUBQUERY") for part in walk(node))
+
+
+def plain_columns(tree: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
+    """Return what a query takes of each row of its one table, as (column, name in the result), if it does no more.
+
+    None where it does more. ("*", "") is every column.
+    """
+    node = tree["node"]
+    table = node["from_table"]
+    if node.get("where_clause") or table.get("column_name_alias") or table.get("at_clause"):
+        return None
+    called = (table["alias"] or table["table_name"]).lower()
+    found = []
+    for item in node["select_list"]:
+        match item:
+            case {"class": "STAR", "columns": False, "expr": None, "relation_name": relation}:
+                if any(item.get(key) for key in _STAR_CHANGES) or relation.lower() not in ("", called):
+                    return None
+                found.append(("*", ""))
+            case {"class": "COLUMN_REF", "column_names": [*relations, name], "alias": alias}:
+                if relations and [r.lower() for r in relations] != [called]:
+                    return None
+                found.append((name, alias or name))
+            case _:
+                return None
+    return tuple(found)
 
 
 def without_limit(tree: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:

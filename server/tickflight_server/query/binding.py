@@ -63,6 +63,36 @@ def arrow_schema(connection: duckdb.DuckDBPyConnection, names: Sequence[str], ty
         return None
 
 
+def columns(connection: duckdb.DuckDBPyConnection, sql: str, values: Any = None) -> pa.Schema | None:
+    """Return the schema of the rows that a query gives with these values, without planning or running it.
+
+    None where only a run tells: it does not bind, is no plain query, or changes a database. It takes about 0.03 ms.
+    """
+    try:
+        names, types, _, kind, deferred, writes = connection._bind(sql, with_writes=True, values=values)
+        if kind != "query_result" or deferred or writes or any(UNKNOWN in str(t) for t in types):
+            return None
+        schema = _duckdb._arrow_schema(list(names), list(types), connection=connection)
+    except (duckdb.Error, RuntimeError, AttributeError, TypeError, ValueError):
+        return None
+    # columns of one name keep it
+    return pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
+
+
+def stream(connection: duckdb.DuckDBPyConnection, sql: str, values: Any, rows: int) -> pa.RecordBatchReader:
+    """Run one statement; return a reader of its rows in batches of ``rows``, whose first is there.
+
+    A relation would bind it twice before it runs it. The connection can do nothing else until the reader is closed.
+
+    Raises:
+        duckdb.Error: it does not bind, or fails.
+    """
+    submit = getattr(connection, "_submit", None)
+    if submit is None:  # a later engine may have it under another name
+        return connection.sql(sql, params=values).to_arrow_reader(rows)
+    return submit(sql, values, "stream", rows).arrow_reader()
+
+
 def parse(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
     """Return the engine's tree of one statement, None where it has none for it.
 

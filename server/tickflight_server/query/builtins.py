@@ -13,10 +13,11 @@ import duckdb
 
 @dataclass(frozen=True)
 class Builtins:
-    """Names as the engine writes them; ``functions`` in lower case, ``aggregates`` among them."""
+    """Names as the engine writes them; ``functions`` and ``macros`` in lower case, and all else among the former."""
 
     functions: frozenset[str]
     aggregates: frozenset[str]
+    macros: frozenset[str]
     views: frozenset[str]
 
 
@@ -33,5 +34,6 @@ def builtins() -> Builtins:
     return Builtins(
         frozenset(name.lower() for name, _ in functions),
         frozenset(name for name, kind in functions if kind == "aggregate"),
+        frozenset(name.lower() for name, kind in functions if kind.endswith("macro")),
         frozenset(name for (name,) in views),
     )

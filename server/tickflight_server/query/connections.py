@@ -9,12 +9,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from queue import Empty, LifoQueue
+from queue import Empty, Full, LifoQueue
+from typing import Protocol, TypeVar
 
 import duckdb
 
 from tickflight_server.query.builtins import builtins
-from tickflight_server.query.macros import AGGREGATES, TABLE_MACROS
+from tickflight_server.query.database import MACROS
+from tickflight_server.query.macros import AGGREGATES, MARKET_MACROS, TABLE_MACROS
 from tickflight_server.query.probe import Prober
 from tickflight_server.query.session import DEFAULTS, Options, Seat
 from tickflight_server.query.sources import take_back
@@ -24,7 +26,8 @@ from tickflight_server.schemas import STORED, NumericType
 _STORED_VIEWS = tuple(Reading(table).view for table in STORED.values())
 
 
-_OPTIONS_KEPT = 16  # schemas and time zones of sessions for which probers are kept
+_OPTIONS_KEPT = 16  # schemas and time zones of sessions for which connections are kept
+_KEPT_MAX = 64  # connections for each of them and each use
 
 
 class Connections:
@@ -45,12 +48,17 @@ class Connections:
         self._readers: LifoQueue[StatementReader] = LifoQueue()
         self.macros: frozenset[str] = TABLE_MACROS
         """The table macros that statements may name: the server's, and the users'."""
+        self._ready: OrderedDict[tuple[str, str], LifoQueue[duckdb.DuckDBPyConnection]] = OrderedDict()
         self._aggregates = builtins().aggregates | AGGREGATES
+        self.expanding = builtins().macros.union(name.lower() for name in (*MACROS, *MARKET_MACROS))
+        """The macros of the engine and of the server: what they call, a statement's text does not tell."""
 
     def close(self) -> None:
         """Let the database go."""
-        for kept in self._probers.values():
-            _close_all(kept)
+        for probers in self._probers.values():
+            _close_all(probers)
+        for ready in self._ready.values():
+            _close_all(ready)
         self._database.close()
 
     def connect(self, options: Options = DEFAULTS) -> duckdb.DuckDBPyConnection:
@@ -60,6 +68,20 @@ class Connections:
         if options.timezone != DEFAULTS.timezone:
             connection.execute(f"SET TimeZone = '{options.timezone}'")
         return connection
+
+    def ready(self, options: Options) -> duckdb.DuckDBPyConnection:
+        """Return a connection with a session's ``options``; the caller closes or keeps it.
+
+        It may still be in use by a reader of its last result: then the engine refuses to run anything on it.
+        """
+        try:
+            return _of(self._ready, options, self._lock).get_nowait()
+        except Empty:
+            return self.connect(options)
+
+    def keep(self, connection: duckdb.DuckDBPyConnection, options: Options) -> None:
+        """Keep a connection for ``ready``; nothing is on it but, perhaps, a result that somebody still holds."""
+        _put(_of(self._ready, options, self._lock), connection)
 
     @contextmanager
     def prober(self, options: Options, seat: Seat | None) -> Iterator[Prober]:
@@ -78,7 +100,7 @@ class Connections:
 
     @contextmanager
     def _kept_prober(self, options: Options) -> Iterator[Prober]:
-        kept = self._probers_of(options)
+        kept = _of(self._probers, options, self._lock)
         try:
             prober = kept.get_nowait()
         except Empty:
@@ -87,23 +109,12 @@ class Connections:
             yield prober
         except duckdb.Error:
             # a statement that does not bind leaves nothing behind
-            kept.put(prober)
+            _put(kept, prober)
             raise
         except BaseException:
             prober.close()
             raise
-        kept.put(prober)
-
-    def _probers_of(self, options: Options) -> LifoQueue[Prober]:
-        """Return the probers that look names up as ``options`` say; those of the rarest options are let go."""
-        key = (options.schema, options.timezone)
-        with self._lock:
-            kept = self._probers.setdefault(key, LifoQueue())
-            self._probers.move_to_end(key)
-            rarest = self._probers.popitem(last=False)[1] if len(self._probers) > _OPTIONS_KEPT else None
-        if rarest is not None:
-            _close_all(rarest)
-        return kept
+        _put(kept, prober)
 
     @contextmanager
     def reader(self) -> Iterator[StatementReader]:
@@ -119,10 +130,36 @@ class Connections:
             self._readers.put(reader)
 
 
-def _close_all(probers: LifoQueue[Prober]) -> None:
+class _Closes(Protocol):
+    def close(self) -> object: ...
+
+
+C = TypeVar("C", bound=_Closes)
+
+
+def _of(every: OrderedDict[tuple[str, str], LifoQueue[C]], options: Options, lock: threading.Lock) -> LifoQueue[C]:
+    """Return what is kept for those who look names up as ``options`` say; that of the rarest options is let go."""
+    key = (options.schema, options.timezone)
+    with lock:
+        kept = every.setdefault(key, LifoQueue(_KEPT_MAX))
+        every.move_to_end(key)
+        rarest = every.popitem(last=False)[1] if len(every) > _OPTIONS_KEPT else None
+    if rarest is not None:
+        _close_all(rarest)
+    return kept
+
+
+def _put(kept: LifoQueue[C], one: C) -> None:
+    try:
+        kept.put_nowait(one)
+    except Full:
+        one.close()
+
+
+def _close_all(kept: LifoQueue[C]) -> None:
     with suppress(Empty):
         while True:
-            probers.get_nowait().close()
+            kept.get_nowait().close()
 
 
 def look_as(connection: duckdb.DuckDBPyConnection, options: Options) -> None:

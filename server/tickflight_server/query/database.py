@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import structlog
 
 from tickflight_server.config import QuerySettings
 from tickflight_server.paths import Layout
+from tickflight_server.query.binding import stream
 from tickflight_server.query.macros import MARKET_MACROS
 from tickflight_server.query.statement import Parameters, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
@@ -161,6 +163,13 @@ def _allow_spilling(run: Callable[[str], object], layout: Layout, spill_mb: int)
 def set_now(connection: duckdb.DuckDBPyConnection, now_us: int) -> None:
     """Let ``now()`` say ``now_us``, microseconds since 1970 UTC, on this connection."""
     connection.execute("SET VARIABLE __now = ?", [_EPOCH + timedelta(microseconds=now_us)])
+
+
+def run(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters, batch_rows: int
+) -> pa.RecordBatchReader:
+    """Run ``sql``; return a reader that streams its result. The connection is busy until the reader is closed."""
+    return stream(connection, sql, engine_parameters(parameters), batch_rows)
 
 
 def relation(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters) -> Any:

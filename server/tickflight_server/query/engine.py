@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -20,24 +20,26 @@ from tickflight_server.config import MIB, QuerySettings
 from tickflight_server.errors import BusyError, CancelledError, ServerError, TooLargeError
 from tickflight_server.query.books import Books
 from tickflight_server.query.connections import Connections
-from tickflight_server.query.database import make_database, relation, set_now
+from tickflight_server.query.database import make_database, run, set_now
 from tickflight_server.query.execution import Execution, batch_rows_for
 from tickflight_server.query.failures import translate
 from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields, refuse_streams
 from tickflight_server.query.own_values import evaluate
 from tickflight_server.query.parameter_types import parameter_schema, result_schema
+from tickflight_server.query.plain import PlainScan, plain_reading
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
 from tickflight_server.query.shares import Share, split
 from tickflight_server.query.sources import Opened, Sources, take_back
 from tickflight_server.query.statement import READING, NoQueryError, Parameters, Reading, Statement, view_name
-from tickflight_server.query.stopping import Stopper, Stops, interrupt
+from tickflight_server.query.stopping import Stopper, Stops
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import FeedBoard, SystemSource, make_table
+from tickflight_server.query.texts import Texts, leaves_nothing
 from tickflight_server.query.travel import Travel
 from tickflight_server.query.workspace import Workspace
-from tickflight_server.query.writing import Writing, WritingReader
+from tickflight_server.query.writing import Writing
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store, TableSnapshot
 
@@ -77,6 +79,7 @@ class Engine:
         books = Books(store, self._sources, self.connections, settings)
         self.own_rows = OwnRows(store.numeric, {"book_at": books.book_at, "books": books.books})
         self.workspace = Workspace(self.connections, self.give_empty)
+        self._texts = Texts(self.connections, self.workspace)
 
     @property
     def engine_version(self) -> str:
@@ -104,8 +107,7 @@ class Engine:
         Raises:
             StatementError: it does not parse.
         """
-        with self.connections.reader() as reader:
-            return reader.parameter_names(sql)
+        return self._texts.parameter_names(sql)
 
     def read(self, sql: str) -> Statement | Writing:
         """Return what ``sql`` is: a query, or a statement that writes.
@@ -116,18 +118,11 @@ class Engine:
             UnsupportedError: it is not offered.
             TooLargeError: it is too long.
         """
-        with self.connections.reader() as reader:
-            try:
-                statement = reader.read(sql)
-            except NoQueryError:
-                writing = WritingReader(reader, self.connections.macros).read(sql)
-                return replace(writing, reads=self.resolved(writing.reads))
-        return self.resolved(statement)
+        return self._texts.read(sql)
 
     def resolved(self, statement: Statement) -> Statement:
-        """Return ``statement`` with the tables that it reads through views and macros, which may make many one."""
-        tables = self.workspace.reads(statement)
-        return statement if tables == statement.tables else replace(statement, tables=tables, rowwise=False)
+        """Return ``statement`` with the tables that it reads through views and macros."""
+        return self._texts.resolved(statement)
 
     def plan(
         self,
@@ -222,24 +217,76 @@ class Engine:
             self.enter(held)
             if seat is not None:
                 return self._execute_on(seat, plan, cuts, rows, started, held)
+            if leaves_nothing(plan.statement):
+                # somebody may still hold the result that was before on it
+                with suppress(duckdb.ResourceInUseException):
+                    return self._start(self.connections.ready(options), plan, cuts, rows, started, options, held)
+            scan = self._scan(plan, cuts, rows, held, share)
+            if scan is not None and not scan.evolved:
+                return self._execute_scan(scan, started, held)
             connection = self.connections.connect(options)
-            try:
-                stops = Stops(lambda: interrupt(connection))
-                if started is not None:
-                    started(stops)
-                opened = self._open(connection, plan, cuts, held, stops, share)
-                reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
-            except BaseException:
-                connection.close()
-                raise
+            return self._start(connection, plan, cuts, rows, started, options, held, share, scan)
         except BaseException as error:
             held.close()
             if isinstance(error, Exception):
                 raise self.translate(error, plan.statement) from None
             raise
-        execution = Execution(reader, held, self.translate, connection)
+
+    def _start(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        plan: Plan,
+        cuts: Mapping[str, int] | None,
+        rows: int,
+        started: Started | None,
+        options: Options,
+        held: ExitStack,
+        share: Share | None = None,
+        scan: PlainScan | None = None,
+    ) -> Execution:
+        """Run a query on a connection of its own."""
+        stopper = Stopper(connection)
+        try:
+            stops = Stops(stopper)
+            if started is not None:
+                started(stops)
+            opened = self._open(connection, plan, cuts, held, stops, share, scan)
+            reader = run(connection, plan.statement.sql, plan.parameters, rows)
+        except BaseException:
+            with suppress(duckdb.Error):
+                connection.close()
+            raise
+        execution = Execution(reader, held, self.translate, connection, partial(self._let_go, plan, options, stopper))
         execution.opened = opened
         return execution
+
+    def _scan(
+        self, plan: Plan, cuts: Mapping[str, int] | None, rows: int, held: ExitStack, share: Share | None
+    ) -> PlainScan | None:
+        """Return the scan that is all there is to a plan, or None if the engine is to run it."""
+        plain = plain_reading(plan, self._store.numeric)
+        if plain is None:
+            return None
+        reading, columns = plain
+        upto = None if cuts is None else cuts.get(reading.table.name, 0)
+        snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
+        return PlainScan(self._store, snapshot, columns, plan.schema, upto=upto, batch_rows=rows, held=held)
+
+    def _execute_scan(self, scan: PlainScan, started: Started | None, held: ExitStack) -> Execution:
+        if started is not None:
+            started(scan.stop)
+        self._count({scan.table: scan.opened})
+        execution = Execution(scan.reader, held, self.translate, stop=scan.stop, passes_python=True)
+        execution.opened = {scan.table: scan.opened}
+        return execution
+
+    def _let_go(self, plan: Plan, options: Options, stopper: Stopper, connection: duckdb.DuckDBPyConnection) -> None:
+        """Keep a connection for the next query, or close it if the one that it ran may have left something on it."""
+        stopper.end()
+        if leaves_nothing(plan.statement):
+            self.connections.keep(connection, options)
+        else:
+            connection.close()
 
     def enter(self, held: ExitStack) -> None:
         """Take a place among the running statements until ``held`` is closed."""
@@ -275,7 +322,7 @@ class Engine:
             if started is not None:
                 started(stops)
             opened = self._open(connection, plan, cuts, sources, stops, None)
-            reader = relation(connection, plan.statement.sql, plan.parameters).to_arrow_reader(rows)
+            reader = run(connection, plan.statement.sql, plan.parameters, rows)
             batches, size = [], 0
             for batch in reader:
                 batches.append(batch)
@@ -300,26 +347,35 @@ class Engine:
         held: ExitStack,
         stops: Stops,
         share: Share | None,
+        scan: PlainScan | None = None,
     ) -> dict[str, Opened]:
-        """Give ``connection`` what the query is to see."""
+        """Give ``connection`` what the query is to see; ``scan`` has opened it already, if there is one."""
         opened = {}
         for reading in plan.statement.readings():
             upto = None if cuts is None else cuts.get(reading.table.name, 0)
-            snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
+            if scan is not None:
+                snapshot, ready = scan.snapshot, scan.ready
+            else:
+                snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
+                ready = None
             opened[reading.key] = self._sources.give(
-                connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held
+                connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held, ready
             )
         self.give_system(connection, plan.statement)
-        set_now(connection, plan.now_us)
+        if plan.statement.asks_now:
+            set_now(connection, plan.now_us)
         self.own_rows.give(
             connection,
             plan.statement,
             plan.calls,
             lambda call, values: Wanted(call, values, cuts, plan.now_us, stops, held),
         )
+        self._count(opened)
+        return opened
+
+    def _count(self, opened: Mapping[str, Opened]) -> None:
         self._store.metrics.add("parts_opened", sum(len(o.parts) for o in opened.values()))
         self._store.metrics.add("segments_read", sum(len(o.segments) for o in opened.values()))
-        return opened
 
     def give_system(self, connection: duckdb.DuckDBPyConnection, statement: Statement) -> None:
         """Let ``connection`` see those system tables that ``statement`` names."""

@@ -28,8 +28,15 @@ class Execution:
         held: ExitStack,
         translate: Callable[[BaseException], ServerError],
         connection: duckdb.DuckDBPyConnection | None = None,
+        let_go: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
+        stop: Callable[[], None] | None = None,
+        passes_python: bool = False,
     ) -> None:
-        self._connection = connection  # None: all of the result is there already
+        self.passes_python = passes_python
+        """Whether ``reader`` takes Python's lock for each batch, and so may raise what is no error of Arrow's."""
+        self._connection = connection  # None: the engine has no part in what is still to come
+        self._let_go = let_go or duckdb.DuckDBPyConnection.close
+        self._stop = stop or (lambda: interrupt(self._connection))
         self._held = held
         self._translate = translate
         self.reader = reader
@@ -55,7 +62,7 @@ class Execution:
 
     def cancel(self) -> None:
         """Stop the engine's work on this query; a thread that reads it gets an error."""
-        interrupt(self._connection)
+        self._stop()
 
     def close(self) -> None:
         """Free the query's place and memory; a second call does nothing.
@@ -64,10 +71,11 @@ class Execution:
         """
         if self._closed.acquire(blocking=False):
             del self.reader
-            if self._connection is not None:
-                interrupt(self._connection)
+            self._stop()
+            connection, self._connection = self._connection, None
+            if connection is not None:
                 with suppress(duckdb.Error):  # the engine refuses to close a connection on which a thread reads
-                    self._connection.close()
+                    self._let_go(connection)
             self._held.close()
 
 
@@ -88,7 +96,7 @@ def _width(kind: pa.DataType) -> int:
     try:
         return max(1, int(kind.bit_width) // 8)
     except ValueError:
-        return 24
+        return 16
 
 
 def cut_by_bytes(batch: pa.RecordBatch, batch_bytes: int) -> Iterator[pa.RecordBatch]:

@@ -5,7 +5,6 @@ The rule of this file: a filter that may not have been seen counts as none. What
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +13,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tickflight_server.query.database import find_place, relation, set_now
+from tickflight_server.query.binding import columns
+from tickflight_server.query.database import engine_parameters, find_place, relation, run, set_now
 from tickflight_server.query.filters import Filter, columns_of, read_expression
 from tickflight_server.query.statement import Parameters, Reading, Statement, view_name
-from tickflight_server.query.stopping import Stopper
+from tickflight_server.query.stopping import DEADLINES, Stopper
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.schemas import STORED, NumericType
 
@@ -67,8 +67,8 @@ class Prober:
     @contextmanager
     def knowing(self, given: Mapping[str, pa.Schema]) -> Iterator[None]:
         """Let the block bind statements that name views of these columns."""
-        for view, columns in given.items():
-            self._connection.register(view, columns.empty_table())
+        for view, schema in given.items():
+            self._connection.register(view, schema.empty_table())
         try:
             yield
         finally:
@@ -96,14 +96,13 @@ class Prober:
         for probe in probes.values():
             probe.seen = []
         try:
-            set_now(self._connection, now_us)
-            query = relation(self._connection, statement.probe_sql, parameters)
-            schema = self._run(query, timeout_s) if probes and not statement.explain else None
+            if statement.asks_now:
+                set_now(self._connection, now_us)
+            runs = bool(probes) and not statement.explain
+            schema = self._run(statement.probe_sql, parameters, timeout_s) if runs else None
             complete = schema is not None
             if schema is None:
-                # this plans and runs nothing; it renames columns of one name
-                types = query.limit(0).to_arrow_reader(1).schema
-                schema = pa.schema([f.with_name(name) for f, name in zip(types, query.columns, strict=True)])
+                schema = self._columns(statement.probe_sql, parameters)
         except duckdb.Error as error:
             raise find_place(self._connection, statement.probe_sql, parameters, error) from None
         finally:
@@ -112,41 +111,33 @@ class Prober:
                     self._connection.unregister(reading.view)
         return schema, {key: _filters(probe) if complete else None for key, probe in probes.items()}
 
-    def _run(self, query: Any, timeout_s: float) -> pa.Schema | None:
+    def _columns(self, sql: str, parameters: Parameters) -> pa.Schema:
+        """Return the schema of a statement's result; nothing of a query runs."""
+        known = columns(self._connection, sql, engine_parameters(parameters))
+        if known is not None:
+            return known
+        query = relation(self._connection, sql, parameters)
+        # this plans and runs nothing; it renames columns of one name
+        types = query.limit(0).to_arrow_reader(1).schema
+        return pa.schema([f.with_name(name) for f, name in zip(types, query.columns, strict=True)])
+
+    def _run(self, sql: str, parameters: Parameters, timeout_s: float) -> pa.Schema | None:
         """Run the probe to its end; return its schema, or None if it took too long or failed midway.
 
         A failure midway comes again from the real run, which reports it; one before the first row is raised.
         """
+        reader = None
         try:
-            with _interrupted_after(timeout_s, self._connection):
-                reader = query.to_arrow_reader(_ROWS)
+            with DEADLINES.within(timeout_s, self._connection):
+                reader = run(self._connection, sql, parameters, _ROWS)
                 for _ in reader:
                     pass
                 return reader.schema
         except (duckdb.InterruptException, pa.ArrowException, OSError):
             return None
-
-
-@contextmanager
-def _interrupted_after(seconds: float, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Interrupt ``connection`` if the block takes longer than ``seconds``, and never once the block has ended."""
-    lock = threading.Lock()
-    ended = False
-
-    def interrupt() -> None:
-        with lock:
-            if not ended:
-                connection.interrupt()
-
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        with lock:
-            ended = True
-        timer.cancel()
+        finally:
+            if reader is not None:
+                reader.close()
 
 
 def _filters(probe: _Probe) -> Filters | None:
@@ -155,10 +146,10 @@ def _filters(probe: _Probe) -> Filters | None:
         return None
     read: set[str] = set()
     known = True
-    for columns, expression in probe.seen:
+    for taken, expression in probe.seen:
         # the engine leaves out columns that only the filter has
         named = frozenset() if expression is None else columns_of(expression)
-        known = known and columns is not None and named is not None
-        read.update(columns or (), named or ())
+        known = known and taken is not None and named is not None
+        read.update(taken or (), named or ())
     filters = (None if f is None else read_expression(f) for _, f in probe.seen)
     return Filters(filters, frozenset(read) if known else None)

@@ -19,6 +19,7 @@ from tickflight_server.query.probe import Filters
 from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
 from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store import PartIndex, Segment, Store, TableSnapshot
+from tickflight_server.store.access import OpenParts
 
 _SQL_TYPES: tuple[tuple[Any, str], ...] = (
     (pa.types.is_string, "VARCHAR"),
@@ -57,16 +58,18 @@ class Sources:
         filters: Filters | None,
         upto: int | None,
         held: ExitStack,
+        ready: OpenParts | None = None,
     ) -> Opened:
         """Let ``connection`` see as ``view`` those rows of ``snapshot`` that can match, up to ``upto``.
 
-        ``held`` keeps the parts readable, and lets them go when it is closed.
+        ``held`` keeps the parts readable, and lets them go when it is closed. ``ready`` are the parts that can match,
+        where they have been opened already.
 
         Raises:
             StorageError: a part is missing or damaged.
         """
         table = snapshot.table
-        held.callback(_let_go, snapshot)  # the store leaves the parts of a snapshot that somebody holds
+        hold(snapshot, held)
         segments, parts = chosen(snapshot, filters, upto)
         ring = pa.Table.from_batches([s.batch for s in segments], schema=table.arrow(self._store.numeric, memory=True))
         later = upto is not None and any(s.last_seq > upto for s in segments)
@@ -79,7 +82,7 @@ class Sources:
             read = None if filters is None else filters.columns
             # the view's own condition reads a column that the probe did not see
             read = read | {"seq"} if read is not None and cut is not None else read
-            opened = self._store.open_parts(snapshot, parts, read)
+            opened = self._store.open_parts(snapshot, parts, read) if ready is None else ready
             held.callback(opened.close)
             connection.execute(f"SET VARIABLE {view} = ?", [[self._place(path) for path in opened.paths]])
             if opened.evolved:
@@ -144,6 +147,11 @@ def sql_type(kind: pa.DataType) -> str:
         if holds(kind):
             return name
     raise AssertionError(f"no stored column is {kind}")
+
+
+def hold(snapshot: TableSnapshot, held: ExitStack) -> None:
+    """Hold ``snapshot`` until ``held`` is closed: the store leaves the parts of one that somebody holds."""
+    held.callback(_let_go, snapshot)
 
 
 def _let_go(_: TableSnapshot) -> None:

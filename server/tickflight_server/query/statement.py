@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from tickflight_server.errors import StatementError, TooLargeError, UnsupportedError
-from tickflight_server.query.allowed import Found, is_rowwise, look, without_limit
+from tickflight_server.query.allowed import Found, is_rowwise, look, plain_columns, without_limit
 from tickflight_server.query.own_functions import OwnCall
 from tickflight_server.query.rewriting import check_same, in_callers_words, rewrite
 from tickflight_server.query.travel import Travel
@@ -73,7 +73,9 @@ class Statement:
     "", table). ``explain`` says that it is an EXPLAIN; ``probe_sql`` is then the one that runs nothing, without
     ANALYZE. Parameters in ``spent`` are only theirs. ``words`` are what was written anew, with what stood there.
     ``functions`` are those that it calls; ``rowwise``: each row of the result comes from one row of one table, and
-    of what may never end there are at most ``limit``.
+    of what may never end there are at most ``limit``. ``columns``, where it is rowwise and has no more to it than the
+    choice of columns: what is taken of each row, as in ``plain_columns``. Without ``asks_now`` nothing in it tells the
+    time.
     """
 
     sql: str
@@ -86,7 +88,9 @@ class Statement:
     words: tuple[tuple[str, str], ...] = ()
     functions: frozenset[str] = frozenset()
     rowwise: bool = False
+    columns: tuple[tuple[str, str], ...] | None = None
     limit: int | None = None
+    asks_now: bool = True
 
     @property
     def streams(self) -> bool:
@@ -139,13 +143,15 @@ class StatementReader:
         text = sql[explain.end() :] if explain else sql
         tree = self.parse(text, sql)
         found = look(tree, self.macros)
+        rowwise = explain is None and is_rowwise(tree, found.functions, self._aggregates)
         statement = Statement(
             text,
             frozenset(found.tables),
             explain=False,
             probe_sql=text,
             functions=frozenset(found.functions),
-            rowwise=explain is None and is_rowwise(tree, found.functions, self._aggregates),
+            rowwise=rowwise,
+            columns=plain_columns(tree) if rowwise else None,
         )
         if found.versions or found.owns:
             text, tree, found, statement = self._rewrite(text, tree, found, statement)

@@ -6,12 +6,16 @@ The rule of this file: what is stopped is one block on one connection, never wha
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import duckdb
 
 from tickflight_server.errors import CancelledError
+
+_LOOK_S = 0.02  # how often times are looked at
+_QUIET_LOOKS = 100
 
 
 def interrupt(connection: duckdb.DuckDBPyConnection | None) -> None:
@@ -38,6 +42,10 @@ class Stopper:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Stop nothing from now on."""
         with self._lock:
             self._ended = True
 
@@ -47,6 +55,47 @@ class Stopper:
             if not self._ended:
                 self.used = True
                 interrupt(self._connection)
+
+
+class Deadlines:
+    """Interrupts connections whose time is over, from one thread for all of them, which ends when there are none."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[object, tuple[float, duckdb.DuckDBPyConnection]] = {}
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def within(self, seconds: float, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Interrupt ``connection`` if the block takes longer than ``seconds``, and never once the block has ended."""
+        key = object()
+        with self._lock:
+            self._open[key] = (time.monotonic() + seconds, connection)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._open[key]
+
+    def _run(self) -> None:
+        quiet = 0
+        while True:
+            time.sleep(_LOOK_S)
+            now = time.monotonic()
+            with self._lock:
+                for until, connection in self._open.values():
+                    if until <= now:
+                        interrupt(connection)  # again and again: it may be between two steps
+                quiet = 0 if self._open else quiet + 1
+                if quiet > _QUIET_LOOKS:
+                    self._thread = None
+                    return
+
+
+DEADLINES = Deadlines()
 
 
 class Stops:

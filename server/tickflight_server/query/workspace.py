@@ -102,6 +102,8 @@ class Workspace:
         self._connections = connections
         self._give_empty = give_empty
         self._lock = threading.Lock()
+        self.version = 0
+        """Another number whenever the views and macros are others."""
         # what macros, and the users' views, read by name
         self._calls = {m.name: frozenset(("market", table) for table in m.reads) for m in MARKET_MACROS.values()}
         with self.connection() as connection:
@@ -169,7 +171,13 @@ class Workspace:
             for name, sql in views:
                 calls[name.lower()] = _tables_of(reader, sql, every)
         with self._lock:
-            self._calls |= calls
+            self._calls = self._calls | calls
+            self.version += 1
+
+    def names(self, statement: Statement) -> bool:
+        """Return whether ``statement`` names anything that users have made, or may have."""
+        ours = all(n in STORED or n in SYSTEM_TABLES for _, n in statement.tables)
+        return not ours or not statement.functions.isdisjoint(self._calls)
 
     def reads(self, statement: Statement) -> frozenset[tuple[str, str]]:
         """Return the tables that ``statement`` refers to, through the users' views and macros, too."""

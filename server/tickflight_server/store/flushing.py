@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from tickflight_server.store.parts import Ints, PartIndex
+from tickflight_server.store.row_keys import RowKeys, join
 
-Reason = Literal["all", "interval", "memory"]
+Reason = Literal["all", "interval", "memory", "buffer"]
+"""Why rows are flushed; ``buffer`` is for memory, but all rows go where their partitions are few."""
 _CHUNKS_MIN = 16
+_CHUNK_ROWS_MAX = 131_072  # is large
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,12 @@ class FlushPolicy:
 @dataclass(frozen=True)
 class _Chunk:
     batch: pa.RecordBatch
-    keys: Ints
+    keys: RowKeys
     nbytes: int
     first_seq: int
 
 
-def _chunk(batch: pa.RecordBatch, keys: Ints) -> _Chunk:
+def _chunk(batch: pa.RecordBatch, keys: RowKeys) -> _Chunk:
     return _Chunk(batch, keys, batch.nbytes, int(batch.column("seq").to_numpy().min()))
 
 
@@ -76,29 +78,29 @@ class Waiting:
 
     def added(self, batches: Sequence[pa.RecordBatch], index: PartIndex, now_s: float) -> Waiting:
         """Return these and the rows of ``batches``, which wait since ``now_s``, monotonic seconds."""
-        chunks = [_chunk(b, index.row_keys(pa.Table.from_batches([b]))) for b in batches if b.num_rows]
+        chunks = [_chunk(b, index.batch_keys(b)) for b in batches if b.num_rows]
         partitions = dict(self._partitions)
         for chunk in chunks:
-            for key, rows in _counts(chunk.keys):
+            for key, rows in chunk.keys.counts():
                 known = partitions.get(key)
                 since = known.since_s if known else now_s
                 partitions[key] = _Partition(rows + (known.rows if known else 0), since)
         merged = [*self._chunks, *chunks]
-        # each at least twice the next one: few chunks, and a row is copied a few times however many come
-        while len(merged) > _CHUNKS_MIN and merged[-2].batch.num_rows < 2 * merged[-1].batch.num_rows:
+        # each large or at least twice the next one: few chunks, and a row is copied a few times however many come
+        while len(merged) > _CHUNKS_MIN and _mergeable(merged[-2].batch.num_rows, merged[-1].batch.num_rows):
             merged[-2:] = [_merge(merged[-2:], self._schema)]
         return Waiting(self._schema, merged, partitions)
 
     def choose(self, policy: FlushPolicy, reason: Reason, now_s: float, keep_bytes: int) -> Ints:
         """Return the keys of the partitions to flush now; for ``memory``, the largest until ``keep_bytes`` stay."""
         keys = np.fromiter(self._partitions, dtype=np.int64, count=len(self._partitions))
-        if reason == "all" or (reason == "interval" and len(keys) <= policy.files_max):
+        if reason == "all" or (reason in ("interval", "buffer") and len(keys) <= policy.files_max):
             return keys
         width = self.nbytes / max(1, self.rows)
         sizes = width * np.array([p.rows for p in self._partitions.values()], dtype=np.float64)
         since = np.array([p.since_s for p in self._partitions.values()], dtype=np.float64)
         chosen = (sizes >= policy.partition_bytes) | (now_s - since >= policy.partition_seconds)
-        if reason == "memory":
+        if reason in ("memory", "buffer"):
             order = np.argsort(-sizes, kind="stable")
             stays = sizes.sum() - np.cumsum(sizes[order])
             chosen[order[: int(np.searchsorted(-stays, -keep_bytes)) + 1]] = True
@@ -113,13 +115,13 @@ class Waiting:
         chosen: list[pa.RecordBatch] = []
         rest: list[_Chunk] = []
         for chunk in self._chunks:
-            mask = np.isin(chunk.keys, keys)
+            mask = chunk.keys.among(keys)
             if not mask.any():
                 rest.append(chunk)
                 continue
             chosen.append(chunk.batch.filter(pa.array(mask)))
             if not mask.all():
-                rest.append(_chunk(chunk.batch.filter(pa.array(~mask)), chunk.keys[~mask]))
+                rest.append(_chunk(chunk.batch.filter(pa.array(~mask)), chunk.keys.chosen(~mask)))
         gone = set(keys.tolist())
         partitions = {k: p for k, p in self._partitions.items() if k not in gone}
         return pa.Table.from_batches(chosen, schema=self._schema), Waiting(self._schema, rest, partitions)
@@ -131,12 +133,11 @@ class Waiting:
         return Waiting(self._schema).added(kept.combine_chunks().to_batches(), index, now_s)
 
 
-def _counts(keys: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    found, counts = np.unique(keys, return_counts=True)
-    return list(zip(found.tolist(), counts.tolist(), strict=True))
+def _mergeable(rows: int, next_rows: int) -> bool:
+    return rows < 2 * next_rows and rows + next_rows <= _CHUNK_ROWS_MAX
 
 
 def _merge(chunks: Sequence[_Chunk], schema: pa.Schema) -> _Chunk:
     table = pa.Table.from_batches([c.batch for c in chunks], schema=schema)
     (batch,) = table.unify_dictionaries().combine_chunks().to_batches()
-    return _chunk(batch, np.concatenate([c.keys for c in chunks]))
+    return _chunk(batch, join([c.keys for c in chunks]))

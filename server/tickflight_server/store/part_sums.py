@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection
-from itertools import pairwise
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ _MAGIC = b"TFS1"
 _SIZES = struct.Struct("<III4s")
 _FOOTER = struct.Struct("<I4s")
 _END_GUESS = 64 << 10
-_READ_MAX = 8 << 20
+_READ_MAX = 4 << 20
 
 Table = npt.NDArray[np.uint64]
 
@@ -108,22 +107,35 @@ def _read_end(descriptor: int, end: str) -> tuple[Table, list[str]] | None:
 
 
 def _are_whole(descriptor: int, chunks: list[tuple[int, int, int]]) -> bool:
-    """Compare chunks, neighbours of which are read at once."""
-    runs = [0, *(i for i in range(1, len(chunks)) if _ends_run(chunks, i)), len(chunks)]
-    for begin, end in pairwise(runs):
-        if begin == end:
-            continue
-        start = chunks[begin][0]
-        data = memoryview(_read(descriptor, start, chunks[end - 1][0] + chunks[end - 1][1] - start))
-        for offset, size, wanted in chunks[begin:end]:
-            if xxhash.xxh3_64_intdigest(data[offset - start : offset - start + size]) != wanted:
+    """Compare chunks, neighbours of which are read at once, one run after the other into the same memory."""
+    runs = list(_runs(chunks))
+    space = memoryview(bytearray(max((_length(run) for run in runs), default=0)))
+    for run in runs:
+        start, length = run[0][0], _length(run)
+        got = 0
+        while got < length and (more := os.preadv(descriptor, [space[got:length]], start + got)):
+            got += more
+        for offset, size, wanted in run:
+            if xxhash.xxh3_64_intdigest(space[offset - start : offset - start + size]) != wanted:
                 return False
     return True
 
 
-def _ends_run(chunks: list[tuple[int, int, int]], place: int) -> bool:
-    (before, size, _), (offset, _, _) = chunks[place - 1], chunks[place]
-    return before + size != offset or size > _READ_MAX
+def _runs(chunks: list[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield chunks in runs that lie side by side, of at most ``_READ_MAX`` or one chunk."""
+    run = chunks[:1]
+    for offset, size, wanted in chunks[1:]:
+        before, length, _ = run[-1]
+        if before + length != offset or offset + size - run[0][0] > _READ_MAX:
+            yield run
+            run = []
+        run.append((offset, size, wanted))
+    if run:
+        yield run
+
+
+def _length(run: list[tuple[int, int, int]]) -> int:
+    return run[-1][0] + run[-1][1] - run[0][0]
 
 
 def _read(descriptor: int, offset: int, size: int) -> bytes:

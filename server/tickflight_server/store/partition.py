@@ -6,6 +6,7 @@ ends, and says of itself exactly what the catalog will say of it; its name holds
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ DAY_US = 86_400_000_000
 # What repeats goes through a dictionary; what counts up is stored as differences; ids rarely repeat.
 _DELTA_ENCODED = ("timestamp", "receipt_timestamp", "seq", "sequence_number", "start", "stop", "next_funding_time")
 _PLAIN_TEXT = ("id", "order_id", "client_order_id")
+_LABELS_MAX = 16  # entries of a dictionary that a part gets as it is, used or not
 
 
 class PartitionKey(NamedTuple):
@@ -111,9 +113,9 @@ def partition_rows(table: pa.Table) -> Partitioned:
         return Partitioned(table, [], none, none, none)
     exchanges, symbols = (_ranks(table.column(n).chunk(0)) for n in ("exchange", "symbol"))
     times = table.column("timestamp").cast(pa.int64()).to_numpy()
-    days, day = np.unique(times // DAY_US, return_inverse=True)
+    days, day = _days(times)
     group = (exchanges.ranks * len(symbols.names) + symbols.ranks) * len(days) + day
-    order = np.lexsort((table.column("seq").to_numpy(), times, group))
+    order = _in_order(group, times, table.column("seq").to_numpy())
     group = group[order]
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     found = []
@@ -124,10 +126,42 @@ def partition_rows(table: pa.Table) -> Partitioned:
     return Partitioned(table, found, order, starts, np.r_[starts[1:], len(order)])
 
 
+def _days(times: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | int]:
+    """Return the days that ``times`` are of, and each one's place among them, a single 0 if there is but one day."""
+    first, last = int(times.min()) // DAY_US, int(times.max()) // DAY_US
+    if first == last:
+        return np.array([first]), 0
+    days, places = np.unique(times // DAY_US, return_inverse=True)
+    return days, places
+
+
+def _in_order(
+    group: npt.NDArray[np.int64], times: npt.NDArray[np.int64], seq: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the places of rows in order of group, time and ``seq``.
+
+    Rows mostly come in order of ``seq``, and nearly in that of time: sorts that keep the order of equals have little
+    to do, and small numbers are sorted by radix.
+    """
+    if len(seq) > 1 and not (seq[1:] > seq[:-1]).all():
+        return np.lexsort((seq, times, group))
+    narrow = group.astype(np.uint16) if int(group.max()) < 1 << 16 else group
+    order = np.argsort(narrow, kind="stable")
+    sorted_group, sorted_times = narrow[order], times[order]
+    ends = np.r_[np.flatnonzero(sorted_group[1:] != sorted_group[:-1]) + 1, len(group)]
+    begin = 0
+    for end in ends.tolist():
+        mine = sorted_times[begin:end]
+        if not (mine[1:] >= mine[:-1]).all():
+            order[begin:end] = order[begin:end][np.argsort(mine, kind="stable")]
+        begin = end
+    return order
+
+
 class _Ranks(NamedTuple):
     """Each row's place among the sorted distinct values, and those values."""
 
-    ranks: npt.NDArray[np.int64]
+    ranks: npt.NDArray[np.int32]
     names: list[str]
 
 
@@ -135,7 +169,7 @@ def _ranks(column: pa.DictionaryArray) -> _Ranks:
     values = column.dictionary.to_pylist()
     distinct = sorted(set(values))
     place = {v: i for i, v in enumerate(distinct)}
-    ranks = np.array([place[v] for v in values], dtype=np.int64)
+    ranks = np.array([place[v] for v in values], dtype=np.int32)
     return _Ranks(ranks[column.indices.to_numpy()], distinct)
 
 
@@ -166,8 +200,8 @@ class PartWriter:
 
     def write(self, key: PartitionKey, rows: pa.Table, first: int, last: int) -> Part:
         """Write the sorted ``rows`` of a partition to a part whose name says ``first`` and ``last``; return it."""
-        rows = rows.cast(self._schema)
-        data, end = with_sums(_encode(rows, self._options))
+        rows = _with_labels(rows, key, self._schema)
+        data, end = with_sums(_encode(rows, self._schema, self._options))
         name = part_file_name(first, last, xxhash.xxh3_64_hexdigest(data) + end)
         relative = f"{key.folder}/{name}"
         path = self._folder / relative
@@ -213,11 +247,29 @@ def read_part(path: Path) -> pa.Table:
 DAMAGED_HINT = "Restore the file from a backup; `tickflight-server check` lists what is damaged and can set it aside."
 
 
-def _encode(rows: pa.Table, options: PartOptions) -> pa.Buffer:
+def _with_labels(rows: pa.Table, key: PartitionKey, schema: pa.Schema) -> pa.Table:
+    """Return ``rows`` in ``schema``, but labels of few values stay numbered, as the file will have them."""
+    columns = []
+    for field in schema:
+        column = rows.column(field.name)
+        if field.name in ("exchange", "symbol") and pa.types.is_dictionary(column.type):
+            value = key.exchange if field.name == "exchange" else key.symbol
+            codes = pa.array(np.zeros(rows.num_rows, np.int32))
+            columns.append(pa.chunked_array([pa.DictionaryArray.from_arrays(codes, pa.array([value]))]))
+        elif pa.types.is_dictionary(column.type) and len(column.chunk(0).dictionary) <= _LABELS_MAX:
+            columns.append(column)
+        else:
+            columns.append(column.cast(field.type))
+    return pa.table(columns, names=schema.names)
+
+
+def _encode(rows: pa.Table, schema: pa.Schema, options: PartOptions) -> pa.Buffer:
+    """Return the file of ``rows``, whose numbered labels are what ``schema`` says to whoever reads it."""
     names = rows.schema.names
     flat = [n for n in names if n not in _DELTA_ENCODED and n not in _PLAIN_TEXT]
-    if options.dedup:
-        rows = rows.replace_schema_metadata(key_metadata(rows, options.dedup))
+    metadata = key_metadata(rows, options.dedup) if options.dedup else {}
+    metadata |= {b"ARROW:schema": base64.b64encode(schema.remove_metadata().serialize())}
+    rows = rows.replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
     pq.write_table(
         rows,
@@ -227,6 +279,7 @@ def _encode(rows: pa.Table, options: PartOptions) -> pa.Buffer:
         use_dictionary=flat,
         column_encoding={n: "DELTA_BINARY_PACKED" for n in names if n in _DELTA_ENCODED},
         write_statistics=True,
+        store_schema=False,  # Arrow's would say that labels are dictionaries
         sorting_columns=pq.SortingColumn.from_ordering(rows.schema, [("timestamp", "ascending")]),
     )
     return sink.getvalue()

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from tickflight_server.paths import parse_part_file_name
 from tickflight_server.store.partition import DAY_US, Part, PartitionKey
+from tickflight_server.store.row_keys import RowKeys, grid_codes
 
 Ints = npt.NDArray[np.int64]
 Objects = npt.NDArray[np.object_]
@@ -147,22 +148,50 @@ class PartIndex:
 
     def row_keys(self, rows: pa.Table) -> Ints:
         """Return the partition's key of each row of ``rows``, a table's in its schema in memory."""
-        rows = rows.unify_dictionaries().combine_chunks()
-        codes = []
-        for column, names in (("exchange", self.exchanges), ("symbol", self.symbols)):
-            labels = rows.column(column).chunk(0)
-            codes.append(names.codes(labels.dictionary.to_pylist())[labels.indices.to_numpy()])
-        days = rows.column("timestamp").chunk(0).cast(pa.int64()).to_numpy() // DAY_US
-        return np.asarray(self.key(codes[0], codes[1], days))
+        keys = [self.batch_keys(batch).keys for batch in rows.to_batches()]
+        return np.concatenate(keys) if keys else np.empty(0, np.int64)
+
+    def batch_keys(self, batch: pa.RecordBatch) -> RowKeys:
+        """Return the partition of each row of ``batch``, one of a table's in its schema in memory."""
+        if batch.num_rows == 0:
+            return RowKeys(np.empty(0, np.int32), np.empty(0, np.int64))
+        exchanges, symbols = (
+            names.codes(batch.column(column).dictionary.to_pylist())
+            for column, names in (("exchange", self.exchanges), ("symbol", self.symbols))
+        )
+        grid = grid_codes(batch, DAY_US)
+        if grid is not None:
+            codes, size, first = grid
+            days = np.arange(first, first + size[2])
+            return RowKeys(codes, self.key(exchanges[:, None, None], symbols[:, None], days).ravel())
+        days = batch.column("timestamp").cast(pa.int64()).to_numpy() // DAY_US
+        labels = (np.asarray(batch.column(c).indices) for c in ("exchange", "symbol"))
+        keys = self.key(exchanges[next(labels)], symbols[next(labels)], days)
+        distinct, places = np.unique(keys, return_inverse=True)
+        return RowKeys(places.astype(np.int32), distinct)
 
     def misses(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
         """Return which of ``rows`` are in none of these parts."""
         if rows.num_rows == 0:
             return np.empty(0, dtype=bool)
-        keys, inverse = np.unique(self.row_keys(rows), return_inverse=True)
-        covered = self.covered()
-        last = np.array([covered.get(k, 0) for k in keys.tolist()], dtype=np.int64)
-        return np.asarray(rows.column("seq").to_numpy() > last[inverse])
+        batches = rows.to_batches()
+        found = [self.batch_keys(batch) for batch in batches]
+        keys = np.unique(np.concatenate([f.distinct for f in found]))
+        last = self._ends(keys)
+        masks = [
+            np.asarray(b.column("seq")) > last[np.searchsorted(keys, f.distinct)][f.codes]
+            for b, f in zip(batches, found, strict=True)
+        ]
+        return np.concatenate(masks)
+
+    def _ends(self, keys: Ints) -> Ints:
+        """Return the last ``seq`` of each of the partitions ``keys``, sorted, as ``covered`` does; 0 without parts."""
+        ends = np.zeros(len(keys), np.int64)
+        mine = self.keys
+        places = np.minimum(np.searchsorted(keys, mine), len(keys) - 1)
+        known = keys[places] == mine
+        np.maximum.at(ends, places[known], self.last[known])
+        return ends
 
     def part(self, place: int) -> Part:
         """Return the part at ``place``."""

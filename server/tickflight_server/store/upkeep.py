@@ -94,7 +94,7 @@ class Upkeep:
     @property
     def behind(self) -> bool:
         """Whether flushing has so much to do that other work on parts should wait."""
-        return self.unflushed_bytes() * 2 > self._buffer_bytes
+        return self.unflushed_bytes() > self._buffer_bytes
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until the rows that only memory holds leave room for more; return False if they do not in time.
@@ -122,8 +122,8 @@ class Upkeep:
     def flush(self, reason: Reason = "all", *, keep_bytes: int | None = None, ring_bytes: int | None = None) -> None:
         """Move rows into parts, all or those that ``reason`` asks for; then release log files and memory.
 
-        For ``memory``, ``keep_bytes`` of small partitions stay, half of the buffer if not given; in memory stay
-        ``ring_bytes``, the whole ring if not given.
+        For ``memory`` and ``buffer``, ``keep_bytes`` of small partitions stay, half of the buffer if not given; in
+        memory stay ``ring_bytes``, the whole ring if not given.
 
         Raises:
             StorageError: a table could not be flushed; the others were. Or the log's files could not be removed.
@@ -193,7 +193,7 @@ class Upkeep:
         if sum(f.size for f in self._log.files[:-1]) > self._log_bytes and self.unflushed_bytes():
             return "all"
         if self.unflushed_bytes() >= self._buffer_bytes:
-            return "memory"
+            return "buffer"
         return "interval" if interval else None
 
     def _run_flusher(self) -> None:

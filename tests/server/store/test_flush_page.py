@@ -88,7 +88,7 @@ class Played:
 def only_a(waiting: Waiting, *_: object) -> np.ndarray:
     """Choose the partition of symbol A, which is the large one in the example."""
     a = waiting.table.column("symbol").combine_chunks().cast(pa.string()).to_pylist()
-    keys = np.concatenate([c.keys for c in waiting._chunks])
+    keys = np.concatenate([c.keys.keys for c in waiting._chunks])
     return np.unique(keys[[s == "A" for s in a]])
 
 

@@ -1,0 +1,194 @@
+"""Durable ingest by ``client.writer`` beside a bare Flight server that throws away what it is given; and for a minute.
+
+The rule of this file: both sides are given the same batches, in a process of their own, over the same loopback; ours
+has answered for every row when the clock stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import flight
+
+import tickflight
+from bench.figures import Aim, Figure, figure
+from bench.processes import cpu_s, memory_mb, serving
+from bench.rising import ROWS, RisingTrades
+from bench.servers import server_on
+
+RUNS = 7
+BATCHES = 64
+SECONDS = float(os.environ.get("TICKFLIGHT_BENCH_WRITE_S", "60"))
+LAST_S = 40  # of these the growth of memory is told
+SYMBOLS = 50
+_MIB = 1 << 20
+
+
+def run() -> Iterator[Figure]:
+    """Measure both; about two minutes."""
+    yield from disk()
+    yield from beside_bare()
+    yield from sustained()
+
+
+def disk() -> Iterator[Figure]:
+    """What the disk takes, written and synced in pieces as the log's: no durable ingest is faster."""
+    piece, pieces = os.urandom(16 * _MIB), 8
+    rates, syncs = [], []
+    with tempfile.TemporaryDirectory(prefix="tickflight-bench-") as name:
+        for turn in range(5):
+            descriptor = os.open(Path(name) / f"{turn}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            started = time.perf_counter()
+            for _ in range(pieces):
+                os.write(descriptor, piece)
+                os.fdatasync(descriptor)
+            rates.append(pieces * len(piece) / _MIB / (time.perf_counter() - started))
+            started = time.perf_counter()
+            for _ in range(20):
+                os.write(descriptor, piece[:4096])
+                os.fdatasync(descriptor)
+            syncs.append((time.perf_counter() - started) / 20 * 1e3)
+            os.close(descriptor)
+    yield figure("write_flight", "disk: write and fdatasync of 16 MiB at a time", rates, "MiB/s", "one thread")
+    yield figure("write_flight", "disk: write and fdatasync of 4 KiB", syncs, "ms", "one thread, 20 a run")
+
+
+class _Bare(flight.FlightServerBase):  # type: ignore[misc]
+    """Takes batches and throws them away."""
+
+    def do_put(self, context: object, descriptor: object, reader: object, writer: object) -> None:
+        """Read to the end."""
+        for _ in reader:  # type: ignore[attr-defined]
+            pass
+
+
+def _serve_bare(tell: Callable[[str], None]) -> None:
+    server = _Bare("grpc://127.0.0.1:0")
+    tell(f"grpc://127.0.0.1:{server.port}")
+    server.serve()
+
+
+def beside_bare() -> Iterator[Figure]:
+    """Rows per second until all are answered for, and until the bare server has read the last one, in turns."""
+    source = RisingTrades(SYMBOLS)
+    ours, bare = [], []
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tickflight-bench-"))
+        address, _ = stack.enter_context(server_on(Path(folder)))
+        bare_address, _ = stack.enter_context(serving(_serve_bare))
+        client = stack.enter_context(tickflight.connect(address))
+        writer = stack.enter_context(client.writer("trades"))
+        thrower = stack.enter_context(flight.connect(bare_address))
+        for turn in range(RUNS + 1):
+            batches = [source.next() for _ in range(BATCHES)]
+            size = sum(b.nbytes for b in batches)
+            rates = _durable(writer, batches), _thrown_away(thrower, batches)
+            if turn:  # the first one finds everything cold
+                ours.append(rates[0])
+                bare.append(rates[1])
+            client.flush()
+    rows = BATCHES * ROWS
+    conditions = (
+        f"{rows} trades of {SYMBOLS} symbols a run, {size / rows:.1f} bytes a row, batches of {ROWS}, "
+        "default configuration, parts written between the runs"
+    )
+    aim = Aim(">=", 0.4)
+    yield figure(
+        *("write_flight", "writer to durable", ours, "rows/s", conditions),
+        beside=bare,
+        ratio_to="bare Flight DoPut, thrown away",
+        aim=aim,
+    )
+    yield figure("write_flight", "bare Flight DoPut", bare, "rows/s", conditions)
+
+
+def _durable(writer: tickflight.Writer, batches: Sequence[pa.RecordBatch]) -> float:
+    started = time.perf_counter()
+    futures = [writer.write(batch) for batch in batches]
+    writer.flush()
+    rows = sum(f.result().rows for f in futures)
+    seconds = time.perf_counter() - started
+    assert rows == sum(b.num_rows for b in batches), "rows were refused as repeats"
+    return float(rows / seconds)
+
+
+def _thrown_away(client: flight.FlightClient, batches: Sequence[pa.RecordBatch]) -> float:
+    started = time.perf_counter()
+    stream, answers = client.do_put(flight.FlightDescriptor.for_path("trades"), batches[0].schema)
+    for batch in batches:
+        stream.write_batch(batch)
+    stream.done_writing()
+    while answers.read() is not None:
+        pass
+    stream.close()
+    return float(sum(b.num_rows for b in batches) / (time.perf_counter() - started))
+
+
+def sustained() -> Iterator[Figure]:
+    """A writer that never waits but for the server, while flushes and compaction go on."""
+    source = RisingTrades(SYMBOLS, seed=2)
+    with tempfile.TemporaryDirectory(prefix="tickflight-bench-") as folder, server_on(Path(folder)) as (address, pid):
+        samples: list[tuple[float, int, float, float]] = []  # time, rows answered for, MiB, processor seconds
+        answered = 0
+
+        def count(future: object) -> None:
+            nonlocal answered
+            answered += future.result().rows  # type: ignore[attr-defined]
+
+        with tickflight.connect(address) as client, client.writer("trades") as writer:
+            stop = threading.Event()
+
+            def sample() -> None:
+                while not stop.wait(1.0):
+                    samples.append((time.perf_counter(), answered, memory_mb(pid), cpu_s(pid)))
+
+            sampler = threading.Thread(target=sample)
+            sampler.start()
+            until = time.perf_counter() + SECONDS + 1.5
+            own = time.process_time()
+            while time.perf_counter() < until:
+                writer.write(source.next()).add_done_callback(count)
+            own = (time.process_time() - own) / (SECONDS + 1.5)
+            stop.set()
+            sampler.join()
+        log = (Path(folder) / "server.log").read_text()
+    at, rows, memory, cpu = np.array(samples).T
+    rates = np.diff(rows) / np.diff(at)
+    total = (rows[-1] - rows[0]) / (at[-1] - at[0])
+    flushes, merges = _count(log, "flush.done"), _count(log, "compaction.done")
+    lasted = at[-1] - at[0]
+    conditions = (
+        f"{lasted:.0f} s, {SYMBOLS} symbols, batches of {ROWS}, default configuration, {flushes} flushes and "
+        f"{merges} compactions meanwhile; processor time a second: server {(cpu[-1] - cpu[0]) / lasted:.2f}, "
+        f"client {own:.2f}"
+    )
+    seconds = [float(r) for r in rates]
+    told = figure("write_flight", "sustained, a second's", seconds, "rows/s", conditions)
+    yield told
+    yield figure(
+        *("write_flight", "sustained", [total], "rows/s", conditions),
+        aim=Aim(">=", 3_000_000),
+    )
+    last = memory[at >= at[-1] - LAST_S]
+    half = len(last) // 2
+    grown = statistics.median(last[half:]) - statistics.median(last[:half])
+    yield figure(
+        *("write_flight", f"memory's growth over the last {LAST_S} s", [grown], "MiB"),
+        f"{conditions}; resident memory, the median of the later half less that of the earlier, "
+        f"{last.min():.0f} to {last.max():.0f} MiB",
+        aim=Aim("<=", 100),
+    )
+
+
+def _count(log: str, event: str) -> int:
+    return sum(json.loads(line)["event"] == event for line in log.splitlines() if event in line)
