@@ -22,9 +22,10 @@ from bench.peers.workers.harness import CannotError
 from bench.peers.workload import COUNT, WORKS, Work, make_files
 from bench.processes import elsewhere
 
-OURS = "tickflight"
+OURS, OWN_CLIENT = "tickflight", "own client"
 RUNS, SLOW_RUNS, SLOW_S = 5, 3, 2.5
 AHEAD = Aim(">", 1.0)
+Turn = Callable[[int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,10 @@ def _loaded(name: str, python: Path, folder: Path) -> Worker:
 
 
 def _figures(work: Work, workers: dict[str, Worker], folder: Path) -> Iterator[Figure]:
-    turns: dict[str, Callable[[int], dict[str, Any]]] = {
-        name: _turn(worker, work, folder) for name, worker in workers.items()
-    }
+    turns = {name: _turn(worker, work, folder) for name, worker in workers.items()}
     if work.asks:
-        turns["own client"] = _turn(workers[OURS], work, folder, by="client")
-    runs: dict[str, list[float]] = {}
-    counts: dict[str, int] = {}
+        turns[OWN_CLIENT] = _turn(workers[OURS], work, folder, by="client")
+    slow = {}
     first = None
     for name, turn in turns.items():  # the first run of each is not counted
         try:
@@ -99,36 +97,51 @@ def _figures(work: Work, workers: dict[str, Worker], folder: Path) -> Iterator[F
         except CannotError as error:
             yield figure("peers", f"{work.name}, {name}", [0.0], work.unit, f"{name} cannot: {error}")
         except BrokenError as error:
-            if name == OURS:
-                raise
-            print(f"peers: {work.name}, {name}: {error}", file=sys.stderr)
+            _tell(work, name, error)
         else:
-            counts[name], runs[name] = (SLOW_RUNS if answer["seconds"] > SLOW_S else RUNS), []
-    for run in range(1, RUNS + 1):
-        for name in [name for name in runs if run <= counts[name]]:
-            try:
-                runs[name].append(work.amount / turns[name](run)["seconds"])
-            except BrokenError as error:
-                if name == OURS:
-                    raise
-                print(f"peers: {work.name}, {name}: {error}", file=sys.stderr)
-                del runs[name]
-    ours = runs.pop(OURS)
+            slow[name] = answer["seconds"] > SLOW_S
+    runs = _runs(work, {name: (turns[name], SLOW_RUNS if slow[name] else RUNS) for name in slow})
+    ours = runs[OURS]
     for peer in (peer for peer in PEERS if peer.name in runs):
-        theirs = runs.pop(peer.name)
-        conditions = f"{work.conditions}; {HOW}; {peer.name}: {peer.how}"
+        theirs = runs[peer.name]
         yield figure(
-            *("peers", f"{work.name} beside {peer.name}", ours[: len(theirs)], work.unit, conditions),
+            *("peers", f"{work.name} beside {peer.name}", ours[: len(theirs)], work.unit),
+            f"{work.conditions}; {HOW}; {peer.name}: {peer.how}",
             beside=theirs,
             ratio_to=peer.name,
             aim=AHEAD,
         )
         yield figure("peers", f"{work.name}, {peer.name}", theirs, work.unit, f"{work.conditions}; {peer.how}")
-    for name, rates in runs.items():
-        yield figure("peers", f"{work.name}, {name}", rates, work.unit, f"{work.conditions}; tickflight's own client")
+    if OWN_CLIENT in runs:
+        conditions = f"{work.conditions}; tickflight by its own client"
+        yield figure("peers", f"{work.name}, {OWN_CLIENT}", runs[OWN_CLIENT], work.unit, conditions)
 
 
-def _turn(worker: Worker, work: Work, folder: Path, **more: str) -> Callable[[int], dict[str, Any]]:
+def _runs(work: Work, turns: dict[str, tuple[Turn, int]]) -> dict[str, list[float]]:
+    """Return the rates of every product that did not fail, taken in turns; each has a number of runs of its own."""
+    rates: dict[str, list[float]] = {name: [] for name in turns}
+    for run in range(1, RUNS + 1):
+        for name in [name for name in rates if run <= turns[name][1]]:
+            try:
+                rates[name].append(work.amount / turns[name][0](run)["seconds"])
+            except BrokenError as error:
+                _tell(work, name, error)
+                del rates[name]
+    return rates
+
+
+def _tell(work: Work, name: str, error: BrokenError) -> None:
+    """Say that a product failed.
+
+    Raises:
+        BrokenError: it is ours.
+    """
+    if name == OURS:
+        raise error
+    print(f"peers: {work.name}, {name}: {error}", file=sys.stderr)
+
+
+def _turn(worker: Worker, work: Work, folder: Path, **more: str) -> Turn:
     def turn(run: int) -> dict[str, Any]:
         request = work.request(folder, run)
         if work.asks:

@@ -6,6 +6,7 @@ hold a matching row are opened. Both runs see the same ``now()``.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -36,8 +37,9 @@ from tickflight_server.query.statement import READING, NoQueryError, Parameters,
 from tickflight_server.query.stopping import Stopper, Stops
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import FeedBoard, SystemSource, make_table
-from tickflight_server.query.texts import Texts, leaves_nothing
+from tickflight_server.query.texts import Texts, is_small, leaves_nothing
 from tickflight_server.query.travel import Travel
+from tickflight_server.query.turns import Turns
 from tickflight_server.query.workspace import Workspace
 from tickflight_server.query.writing import Writing
 from tickflight_server.schemas import STORED
@@ -74,6 +76,7 @@ class Engine:
         self._folder = "" if Path.cwd() == store.root else f"{store.root}/"
         self._sources = Sources(store, self._folder)
         database = make_database(store, settings, self._folder, workspace)
+        self._turns = Turns(settings.threads or os.cpu_count() or 1)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self.connections = Connections(database, store.numeric, settings.sql_bytes_max)
         books = Books(store, self._sources, self.connections, settings)
@@ -157,7 +160,11 @@ class Engine:
         left = statement.left(parameters)
         now_us = self._clock.now_us()
         try:
-            with self.connections.prober(options, seat) as prober, prober.stopper() as stopper:
+            with (
+                self.connections.prober(options, seat) as prober,
+                prober.stopper() as stopper,
+                self._turns.one(small=is_small(statement)),
+            ):
                 if started is not None:
                     started(stopper)
                 calls = evaluate(prober.connection, statement.owns, parameters, now_us, guessed=guessed)
@@ -250,8 +257,9 @@ class Engine:
             stops = Stops(stopper)
             if started is not None:
                 started(stops)
-            opened = self._open(connection, plan, cuts, held, stops, share, scan)
-            reader = run(connection, plan.statement.sql, plan.parameters, rows)
+            with self._turns.one(small=is_small(plan.statement)):
+                opened = self._open(connection, plan, cuts, held, stops, share, scan)
+                reader = run(connection, plan.statement.sql, plan.parameters, rows)
         except BaseException:
             with suppress(duckdb.Error):
                 connection.close()

@@ -103,3 +103,8 @@ def leaves_nothing(statement: Statement) -> bool:
     """Return whether the connection that ``statement`` ran on was given nothing to see, and keeps nothing of it."""
     given = statement.tables or statement.travels or statement.owns
     return not given and statement.functions.isdisjoint(_STATEFUL)
+
+
+def is_small(statement: Statement) -> bool:
+    """Return whether planning ``statement``, or running it up to its first rows, may be taken for a moment's work."""
+    return not statement.tables and not statement.travels and not statement.owns

@@ -1,0 +1,79 @@
+"""Turns: how many statements the processor works for at once, so that many do not take it from those who write.
+
+The rule of this file: nobody waits for long because somebody else takes long. A turn that lasts longer than
+``TURN_S`` no longer counts, and the next one in the queue goes on beside it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TURN_S = 0.05
+
+
+class _Turn:
+    """One statement's turn: since when it works, None while it waits."""
+
+    def __init__(self) -> None:
+        self.go = threading.Lock()
+        self.go.acquire()
+        self.until = 0.0
+
+
+class Turns:
+    """Lets ``most`` statements work at once, first come, first served, and more of them that take long."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._working: set[_Turn] = set()
+        self._waiting: deque[_Turn] = deque()
+
+    @contextmanager
+    def one(self, *, small: bool = False) -> Iterator[None]:
+        """Run the block when it is its turn, soon however long others take; what is ``small`` waits for none of them.
+
+        A small one takes its turn all the same, so that the others are as many fewer.
+        """
+        turn = _Turn()
+        with self._lock:
+            if small:
+                turn.until = time.monotonic() + TURN_S
+                self._working.add(turn)
+            else:
+                self._waiting.append(turn)
+                self._next()
+        while not turn.until:
+            # whoever waits looks whether a turn is over that does not end
+            if not turn.go.acquire(timeout=self._soonest()):
+                with self._lock:
+                    self._next()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working.discard(turn)
+                self._next()
+
+    def _soonest(self) -> float:
+        """Return the seconds until the first of those who work has had its turn."""
+        with self._lock:
+            soonest = min((turn.until for turn in self._working), default=0.0)
+        return max(0.001, soonest - time.monotonic())
+
+    def _next(self) -> None:
+        """Let those who wait begin, as many as may."""
+        if not self._waiting:
+            return
+        now = time.monotonic()
+        if len(self._working) >= self._most:
+            self._working = {turn for turn in self._working if turn.until > now}
+        while self._waiting and len(self._working) < self._most:
+            turn = self._waiting.popleft()
+            turn.until = now + TURN_S
+            self._working.add(turn)
+            turn.go.release()

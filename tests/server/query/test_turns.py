@@ -1,0 +1,87 @@
+"""Turns: few at once, in order, and nobody waits for long because somebody takes long."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from tickflight_server.query.turns import TURN_S, Turns
+
+
+def _started(turns: Turns, hold: threading.Event, begun: list[int], number: int) -> threading.Thread:
+    def work() -> None:
+        with turns.one():
+            begun.append(number)
+            hold.wait(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_more_than_most_wait_until_a_turn_ends() -> None:
+    turns, done, begun = Turns(1), threading.Event(), []
+    with turns.one():
+        thread = _started(turns, done, begun, 1)
+        time.sleep(TURN_S / 5)
+        assert begun == []
+    done.set()
+    thread.join(10)
+    assert begun == [1]
+
+
+def test_a_turn_that_takes_long_no_longer_counts() -> None:
+    turns, never, begun = Turns(1), threading.Event(), []
+    threads = [_started(turns, never, begun, number) for number in (1, 2, 3)]
+    began = time.monotonic()
+    while len(begun) < 3 and time.monotonic() - began < 10:
+        time.sleep(0.001)
+    assert sorted(begun) == [1, 2, 3]
+    assert time.monotonic() - began >= TURN_S, "the second did not wait at all"
+    never.set()
+    for thread in threads:
+        thread.join(10)
+
+
+def test_a_small_one_waits_for_nobody() -> None:
+    turns = Turns(1)
+    with turns.one():
+        began = time.monotonic()
+        with turns.one(small=True):
+            pass
+    assert time.monotonic() - began < TURN_S
+
+
+def test_a_failure_ends_its_turn() -> None:
+    turns = Turns(1)
+    for _ in range(3):
+        try:
+            with turns.one():
+                raise ValueError
+        except ValueError:
+            pass
+    began = time.monotonic()
+    with turns.one():
+        pass
+    assert time.monotonic() - began < TURN_S
+
+
+def test_many_threads_all_have_their_turn() -> None:
+    turns, counts, lock = Turns(2), [0, 0], threading.Lock()
+
+    def work() -> None:
+        for _ in range(50):
+            with turns.one():
+                with lock:
+                    counts[0] += 1
+                    counts[1] = max(counts[1], counts[0])
+                with lock:
+                    counts[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert counts[0] == 0
+    assert counts[1] >= 1
