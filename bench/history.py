@@ -54,6 +54,11 @@ class Question:
         """The query as somebody writes it who knows the files."""
         return self.sql.format(trades=f"read_parquet({self.files(history)}, hive_partitioning = false)")
 
+    @property
+    def subject(self) -> str:
+        """What it is of, in words."""
+        return f"{self.symbol or 'all symbols'}, {'all days' if self.day is None else date(self.day)}"
+
     def files(self, history: History) -> list[str]:
         """The files that hold the rows."""
         return history.files(self.symbol or "*", self.day)
@@ -77,7 +82,7 @@ QUESTIONS = (
     ),
     Question(
         "top movers of a day",
-        """SELECT symbol, arg_min(price, timestamp) AS open, arg_max(price, timestamp) AS close,
+        """SELECT symbol, arg_min(price, seq) AS open, arg_max(price, seq) AS close,
         100 * (close / open - 1) AS percent FROM {trades} GROUP BY 1 ORDER BY abs(percent) DESC, symbol LIMIT 10""",
         1.0,
         None,
@@ -92,11 +97,11 @@ def run() -> Iterator[Figure]:
     """Measure every query cold and warm; about four minutes, and the making of the store before them, once."""
     history = kept()
     cold, warm = _cold(history), _warm(history)
-    where = f"{history.rows:,} trades, 50 symbols x 30 days, {history.parts} parts, {history.nbytes / 1e9:.2f} GB"
+    all_of = f"of {history.rows:,} trades, 50 symbols x 30 days, {history.parts} parts, {history.nbytes / 1e9:.2f} GB"
     for how, found in (("cold", cold), ("warm", warm)):
         for question in QUESTIONS:
             ours, by_hand = found[question.name]
-            name = f"{question.name}, {how}"
+            name, where = f"{question.name}, {how}", f"{question.subject}; {all_of}"
             yield figure("history", name, ours, "s", f"{where}, ADBC", aim=Aim("<=", question.aim_s))
             yield figure("history", f"{name}, by hand", by_hand, "s", f"{where}, {HAND}")
             ratio = f"{name}, beside DuckDB by hand"

@@ -10,7 +10,7 @@
       _tickflight/cache/<16 hex>-<name of a part>   copies of parts that live in the tier
       _tickflight/damaged/<time>/   what a repair set aside, and its report.json
       <table>/_delta_log/           the table's versions
-      <table>/year=2026/month=11/day=22/exchange=BINANCE/symbol=BTC-USDT/<first>-<last>-<checksum>.parquet
+      <table>/year=2026/month=11/day=22/exchange=BINANCE/symbol=BTC-USDT/<first>-<last>-<checksums>.parquet
 
 Exchange and symbol come from outside, so a folder name holds only letters, digits and ``._-``; everything else is
 percent-encoded, byte by byte of UTF-8. The names inside the files and in the catalog are the originals.
@@ -26,8 +26,9 @@ from urllib.parse import quote, unquote
 
 PINS_NAME = "pins.json"
 LOG_NAME = re.compile(r"(\d{12})\.log")
-# the last field is the xxh3_64 of the file's contents; until version 0.2 it was 8 random digits
-PART_NAME = re.compile(r"(\d{19})-(\d{19})-([0-9a-f]{16}|[0-9a-f]{8})\.parquet")
+# the last field is the xxh3_64 of the file's contents and that of its end; until version 0.3 only the first, until
+# version 0.2 it was 8 random digits
+PART_NAME = re.compile(r"(\d{19})-(\d{19})-([0-9a-f]{32}|[0-9a-f]{16}|[0-9a-f]{8})\.parquet")
 CACHE_NAME = re.compile(r"[0-9a-f]{16}-[^/]+(?<!\.partial)")
 _PARTIAL = ".partial"
 _COMPONENT_MAX = 200  # file systems take 255 bytes; the key ("exchange=") and the rest of the encoding need some
@@ -123,7 +124,8 @@ def part_file_name(first_seq: int, last_seq: int, checksum: str) -> str:
     """Return the name of a part.
 
     With its partition's other live parts it holds every row of the partition from ``first_seq`` to ``last_seq`` of the
-    table, both included; ``checksum`` is the xxh3_64 of the file's contents in 16 hexadecimal digits.
+    table, both included; ``checksum`` is the xxh3_64 of the file's contents in 16 hexadecimal digits, and then that of
+    its end (``part_sums.py``).
     """
     return f"{first_seq:019d}-{last_seq:019d}-{checksum}.parquet"
 
@@ -137,7 +139,13 @@ def parse_part_file_name(name: str) -> tuple[int, int] | None:
 def part_checksum(name: str) -> str | None:
     """Return the checksum that a part's name carries, xxh3 as 16 hex digits; None for an older name or another file."""
     match = PART_NAME.fullmatch(name)
-    return match[3] if match and len(match[3]) == 16 else None
+    return match[3][:16] if match and len(match[3]) >= 16 else None
+
+
+def part_end_checksum(name: str) -> str | None:
+    """Return the checksum of the file's end that a part's name carries; None for an older name or another file."""
+    match = PART_NAME.fullmatch(name)
+    return match[3][16:] if match and len(match[3]) == 32 else None
 
 
 def cache_file_name(url: str) -> str:

@@ -21,6 +21,7 @@ from tickflight_server.query.book_order import Slice
 from tickflight_server.query.database import relation
 from tickflight_server.query.filters import And, Compare, Filter
 from tickflight_server.query.ladder import Events, Flags, Ints, levels_of
+from tickflight_server.query.probe import Filters
 from tickflight_server.query.sources import Sources, chosen, take_back
 from tickflight_server.query.stopping import Stops
 from tickflight_server.store import Segment, Store, TableSnapshot
@@ -152,7 +153,7 @@ class BookReader:
 
     def gaps(self, sight: Sight, what: Instrument) -> pa.Table:
         """Return the holes that the feed knew of, with ``start_us`` and ``end_us`` of receipt; ``sight`` is of gaps."""
-        filters: list[Filter | None] = [_which(what)]
+        filters = Filters([_which(what)])
         segments, parts = chosen(sight.snapshot, filters, sight.upto)
         if not segments and not len(parts):
             return pa.table({"start_us": pa.array([], pa.int64()), "end_us": pa.array([], pa.int64())})
@@ -186,7 +187,7 @@ class BookReader:
             where += f" AND seq <= {numbers[1]}"
         with ExitStack() as held:
             held.callback(take_back, sight.connection, [_VIEW])
-            self._sources.give(sight.connection, _VIEW, sight.snapshot, [wanted], sight.upto, held)
+            self._sources.give(sight.connection, _VIEW, sight.snapshot, Filters([wanted]), sight.upto, held)
             query = relation(
                 sight.connection,
                 f"SELECT {', '.join(columns)} FROM {_VIEW} WHERE exchange = ? AND symbol = ? AND {where}",

@@ -96,17 +96,38 @@ _COMPARISONS = {
 _LINE = re.compile(r"^(call|end|field_ref|nested_field_ref|literal|options): '(.*)'$")
 
 
+def columns_of(expression: pc.Expression) -> frozenset[str] | None:
+    """Return the columns that a pyarrow expression names, None if that is not known."""
+    try:
+        tokens, _ = _tokens(expression)
+    except (ValueError, IndexError, TypeError, pa.ArrowException):
+        return None
+    if any(key == "nested_field_ref" for key, _ in tokens):
+        return None
+    return frozenset(value for key, value in tokens if key == "field_ref")
+
+
+def _tokens(expression: pc.Expression) -> tuple[list[tuple[str, ...]], pa.RecordBatch]:
+    """Return an expression's spelling, and the batch that its constants are in.
+
+    Raises:
+        ValueError: it is spelled in another way than is known here.
+    """
+    (buffer,) = expression.__reduce__()[1]
+    with pa.ipc.open_file(buffer) as file:
+        batch = file.get_batch(0)
+    lines = batch.schema.to_string(truncate_metadata=False).splitlines()
+    start = lines.index("-- schema metadata --") + 1
+    tokens = [match.groups() for line in lines[start:] if (match := _LINE.match(line))]
+    if len(tokens) != len(lines) - start:
+        raise ValueError(lines)
+    return tokens, batch
+
+
 def read_expression(expression: pc.Expression) -> Filter:
     """Return the tree of a pyarrow expression."""
     try:
-        (buffer,) = expression.__reduce__()[1]
-        with pa.ipc.open_file(buffer) as file:
-            batch = file.get_batch(0)
-        lines = batch.schema.to_string(truncate_metadata=False).splitlines()
-        start = lines.index("-- schema metadata --") + 1
-        tokens = [match.groups() for line in lines[start:] if (match := _LINE.match(line))]
-        if len(tokens) != len(lines) - start:
-            return Unknown()
+        tokens, batch = _tokens(expression)
         stream = iter(tokens)
         node = _read(next(stream), stream, batch)
     except (ValueError, IndexError, StopIteration, TypeError, RecursionError, pa.ArrowException):

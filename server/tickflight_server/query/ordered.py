@@ -296,7 +296,7 @@ class _Scan:
         for key, (low, high) in zip(self._keys, ranges, strict=False):
             bounds = And(Compare(">=", key, low), Compare("<=", key, high))
             found = bounds if found is None else And(found, bounds)
-        return [found]
+        return Filters([found])
 
 
 def _value(key: Key, name: str) -> str:

@@ -97,7 +97,8 @@ class PlainScan:
         hold(snapshot, held)
         self._segments, parts = chosen(snapshot, None, upto)
         self._late_parts = upto is not None and len(parts) > 0 and int(parts.max_seq.max()) > upto
-        self.ready = store.open_parts(snapshot, parts)
+        read = frozenset(columns.values()) | ({"seq"} if self._late_parts else frozenset())
+        self.ready = store.open_parts(snapshot, parts, read)
         held.callback(self.ready.close)
         self.evolved = self.ready.evolved
         self._paths = [path if path.startswith("/") else f"{store.root}/{path}" for path in self.ready.paths]

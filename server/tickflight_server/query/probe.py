@@ -5,7 +5,7 @@ The rule of this file: a filter that may not have been seen counts as none. What
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,14 +15,20 @@ import pyarrow.dataset as ds
 
 from tickflight_server.query.binding import columns
 from tickflight_server.query.database import engine_parameters, find_place, relation, run, set_now
-from tickflight_server.query.filters import Filter, read_expression
+from tickflight_server.query.filters import Filter, columns_of, read_expression
 from tickflight_server.query.statement import Parameters, Reading, Statement, view_name
 from tickflight_server.query.stopping import DEADLINES, Stopper
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.schemas import STORED, NumericType
 
-Filters = list[Filter | None]
-"""One filter a scan, None for a scan that reads everything."""
+
+class Filters(list[Filter | None]):
+    """One filter a scan, None for a scan that reads everything; ``columns`` are those that the scans read, None all."""
+
+    def __init__(self, filters: Iterable[Filter | None] = (), columns: frozenset[str] | None = None) -> None:
+        super().__init__(filters)
+        self.columns = columns
+
 
 _ROWS = 2048  # the engine's vectors
 
@@ -31,7 +37,7 @@ class _Probe(ds.InMemoryDataset):  # type: ignore[misc]
     """An empty table that notes which filters DuckDB pushes down to it."""
 
     def scanner(self, columns: Any = None, filter: Any = None, **kwargs: Any) -> Any:
-        self.seen.append(filter)
+        self.seen.append((columns, filter))
         return super().scanner(columns=columns, filter=filter)
 
 
@@ -138,4 +144,12 @@ def _filters(probe: _Probe) -> Filters | None:
     """Return one filter a scan, or None where no scan was seen."""
     if not probe.seen:
         return None
-    return [None if f is None else read_expression(f) for f in probe.seen]
+    read: set[str] = set()
+    known = True
+    for taken, expression in probe.seen:
+        # the engine leaves out columns that only the filter has
+        named = frozenset() if expression is None else columns_of(expression)
+        known = known and taken is not None and named is not None
+        read.update(taken or (), named or ())
+    filters = (None if f is None else read_expression(f) for _, f in probe.seen)
+    return Filters(filters, frozenset(read) if known else None)

@@ -78,13 +78,17 @@ class Sources:
             return Opened((), tuple(s.first_seq for s in segments))
         selects = []
         if len(parts):
-            opened = self._store.open_parts(snapshot, parts) if ready is None else ready
+            cut = upto if upto is not None and parts.max_seq.max() > upto else None
+            read = None if filters is None else filters.columns
+            # the view's own condition reads a column that the probe did not see
+            read = read | {"seq"} if read is not None and cut is not None else read
+            opened = self._store.open_parts(snapshot, parts, read) if ready is None else ready
             held.callback(opened.close)
             connection.execute(f"SET VARIABLE {view} = ?", [[self._place(path) for path in opened.paths]])
             if opened.evolved:
                 connection.register(f"{view}_none", table.arrow(self._store.numeric).empty_table())
             select = parts_select(table, view, self._store.numeric, evolved=opened.evolved)
-            selects.append(up_to(select, upto if upto is not None and parts.max_seq.max() > upto else None))
+            selects.append(up_to(select, cut))
         if segments:
             connection.register(f"{view}_ring", ring)
             selects.append(up_to(f"SELECT {_columns(table)} FROM {view}_ring", upto if later else None))

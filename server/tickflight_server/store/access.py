@@ -1,8 +1,8 @@
 """Parts made ready for the engine: there, whole, and local.
 
 The rule of this file: a part whose contents are not those that were written is never read; the engine verifies no
-checksum of its own (measured: proto-notes/decisions). A file is checked when this process meets it first, and again
-whenever it has changed on disk.
+checksum of its own (measured: proto-notes/decisions). A column of a file is checked when this process needs it first,
+and again whenever the file has changed on disk; a file of an older version is checked whole.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from typing import Literal
 
 from tickflight_server.errors import StorageError
 from tickflight_server.metrics import Metrics
-from tickflight_server.paths import part_checksum
+from tickflight_server.paths import part_checksum, part_end_checksum
 from tickflight_server.store.health import Health
 from tickflight_server.store.part_cache import Held, PartCache
+from tickflight_server.store.part_sums import columns_are_whole
 from tickflight_server.store.partition import DAMAGED_HINT
 from tickflight_server.store.parts import PartIndex
 from tickflight_server.store.tier import file_checksum
 
 Verify = Literal["first_use", "never"]
+Columns = frozenset[str] | None
+"""Columns by name, None for all."""
 _PARALLEL = 4
 
 
@@ -46,7 +49,7 @@ class PartChecker:
     Args:
         root: the data folder, for naming what lies in it.
         health: is told of missing and damaged parts.
-        verify: ``first_use`` reads each part's file once to check it; ``never`` only sees that it is there.
+        verify: ``first_use`` reads each column of a part once to check it; ``never`` only sees that the file is there.
     """
 
     def __init__(self, root: Path, health: Health, metrics: Metrics, verify: Verify) -> None:
@@ -54,49 +57,63 @@ class PartChecker:
         self._health = health
         self._metrics = metrics
         self._verify = verify
-        self._known: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, tuple[int, int, Columns]] = {}  # size, time of change, what was compared
         self._bad: set[str] = set()
         self._pool = ThreadPoolExecutor(_PARALLEL, "part-check")
 
-    def check(self, table: str, parts: Sequence[tuple[Path, int]]) -> None:
-        """See that each file of ``parts``, given with its size in bytes, is there and whole.
+    def check(self, table: str, parts: Sequence[tuple[Path, int]], columns: Columns = None) -> None:
+        """See that each file of ``parts``, given with its size in bytes, is there, and ``columns`` of it are whole.
 
         Raises:
             StorageError: one is missing or damaged; the message names it.
         """
-        unknown = [(path, size) for path, size in parts if not self._is_known(path)]
+        unknown = [(path, size) for path, size in parts if not self._is_known(path, columns)]
         if len(unknown) <= _PARALLEL:
             for path, size in unknown:
-                self._check(table, path, size)
+                self._check(table, path, size, columns)
         else:
-            list(self._pool.map(lambda item: self._check(table, *item), unknown))
+            list(self._pool.map(lambda item: self._check(table, item[0], item[1], columns), unknown))
 
-    def _is_known(self, path: Path) -> bool:
+    def _is_known(self, path: Path, columns: Columns) -> bool:
         known = self._known.get(str(path))
-        if known is None:
+        if known is None or not _covers(known[2], columns):
             return False
         try:
             status = path.stat()
         except OSError:
             return False
-        return known == (status.st_size, status.st_mtime_ns)
+        return known[:2] == (status.st_size, status.st_mtime_ns)
 
-    def _check(self, table: str, path: Path, size: int) -> None:
+    def _check(self, table: str, path: Path, size: int, columns: Columns) -> None:
         try:
             status = path.stat()
             if status.st_size != size:
                 raise self._damaged(table, path, f"it has {status.st_size} bytes instead of {size}")
-            wanted = part_checksum(path.name)
-            if self._verify == "first_use" and wanted is not None:
-                self._metrics.add("parts_checked")
-                if file_checksum(path) != wanted:
-                    raise self._damaged(table, path, "its checksum is wrong")
+            state = (status.st_size, status.st_mtime_ns)
+            known = self._known.get(str(path))
+            met = known[2] if known is not None and known[:2] == state else frozenset()
+            if self._verify == "first_use":
+                columns = self._compare(table, path, columns, met)
         except OSError as error:
             raise self._damaged(table, path, (error.strerror or str(error)).lower()) from None
-        self._known[str(path)] = (status.st_size, status.st_mtime_ns)
+        self._known[str(path)] = (*state, columns)
         self._bad.discard(str(path))
         if not self._bad:
             self._health.ok("parts")
+
+    def _compare(self, table: str, path: Path, columns: Columns, met: Columns) -> Columns:
+        """Compare ``columns`` of a file, of which ``met`` were compared before; return what is whole now."""
+        wanted, end = part_checksum(path.name), part_end_checksum(path.name)
+        if wanted is None or _covers(met, columns):
+            return columns
+        self._metrics.add("parts_checked")
+        if columns is None or met is None or end is None:
+            whole, columns = file_checksum(path) == wanted, None
+        else:
+            whole, columns = columns_are_whole(path, end, columns - met), columns | met
+        if not whole:
+            raise self._damaged(table, path, "its checksum is wrong")
+        return columns
 
     def _damaged(self, table: str, path: Path, what: str) -> StorageError:
         self._bad.add(str(path))
@@ -109,6 +126,11 @@ class PartChecker:
     def close(self) -> None:
         """Let the threads go."""
         self._pool.shutdown(wait=False)
+
+
+def _covers(met: Columns, columns: Columns) -> bool:
+    """Return whether all of ``columns`` are in ``met``."""
+    return met is None or (columns is not None and columns <= met)
 
 
 class PartAccess:
@@ -126,23 +148,26 @@ class PartAccess:
         self._cache = cache
         self._health = health
 
-    def open(self, table: str, parts: PartIndex, evolved_seq: int) -> OpenParts:
-        """Make ``parts`` of ``table`` ready; those up to ``evolved_seq`` may have another schema.
+    def open(self, table: str, parts: PartIndex, evolved_seq: int, columns: Columns = None) -> OpenParts:
+        """Make ``columns`` of ``parts`` of ``table`` ready; those up to ``evolved_seq`` may have another schema.
 
         Raises:
             StorageError: one is missing or damaged, or its place cannot be reached; the message names it.
         """
         held = self._fetch(parts)
+        evolved = bool((parts.last <= evolved_seq).any())
         try:
             away = held.paths if held else {}
             paths = [away.get(p) or self._root / table / p for p in parts.path]
-            self._checker.check(table, list(zip(paths, parts.nbytes.tolist(), strict=True)))
+            self._checker.check(
+                table, list(zip(paths, parts.nbytes.tolist(), strict=True)), None if evolved else columns
+            )
         except BaseException:
             if held is not None:
                 held.close()
             raise
         names = [str(p.relative_to(self._root) if p.is_relative_to(self._root) else p) for p in paths]
-        return OpenParts(names, held.close if held else None, evolved=bool((parts.last <= evolved_seq).any()))
+        return OpenParts(names, held.close if held else None, evolved=evolved)
 
     def _fetch(self, parts: PartIndex) -> Held | None:
         """Bring those of ``parts`` here that live in the tier."""

@@ -1,7 +1,7 @@
 """Parts: immutable Parquet files, one per day, exchange and symbol of a flush; written aside, not yet visible.
 
 The rule of this file: a part is sorted by timestamp and ``seq``, is on disk with its folders when the writer's block
-ends, and says of itself exactly what the catalog will say of it; its name holds the checksum of its contents.
+ends, and says of itself exactly what the catalog will say of it; its name holds the checksums of its contents.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tickflight_server.errors import StorageError
 from tickflight_server.paths import parse_part_file_name, part_file_name, partition_folder
 from tickflight_server.store.files import make_folders, sync_file, sync_folder, write_all
 from tickflight_server.store.key_parts import key_metadata
+from tickflight_server.store.part_sums import with_sums
 
 DAY_US = 86_400_000_000
 # What repeats goes through a dictionary; what counts up is stored as differences; ids rarely repeat.
@@ -200,8 +201,8 @@ class PartWriter:
     def write(self, key: PartitionKey, rows: pa.Table, first: int, last: int) -> Part:
         """Write the sorted ``rows`` of a partition to a part whose name says ``first`` and ``last``; return it."""
         rows = _with_labels(rows, key, self._schema)
-        data = _encode(rows, self._schema, self._options)
-        name = part_file_name(first, last, xxhash.xxh3_64_hexdigest(data))
+        data, end = with_sums(_encode(rows, self._schema, self._options))
+        name = part_file_name(first, last, xxhash.xxh3_64_hexdigest(data) + end)
         relative = f"{key.folder}/{name}"
         path = self._folder / relative
         try:
@@ -213,7 +214,7 @@ class PartWriter:
             raise _unwritable(path, error) from None
         times, seq = (pc.min_max(rows.column(n)) for n in ("timestamp", "seq"))
         bounds = (times["min"].value, times["max"].value, seq["min"].as_py(), seq["max"].as_py())
-        return Part(relative, key, rows.num_rows, data.size, *bounds)
+        return Part(relative, key, rows.num_rows, len(data), *bounds)
 
     def _finish(self) -> None:
         for directory in sorted(self._touched, reverse=True):
@@ -284,9 +285,9 @@ def _encode(rows: pa.Table, schema: pa.Schema, options: PartOptions) -> pa.Buffe
     return sink.getvalue()
 
 
-def _write_file(path: Path, data: pa.Buffer) -> None:
+def _write_file(path: Path, data: bytes) -> None:
     # a file of this name has these contents already, or is what a crash left of them
-    if path.exists() and path.stat().st_size == data.size and path.read_bytes() == data:
+    if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
         sync_file(path)
         return
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -1,0 +1,147 @@
+"""Checksums of a part's columns, so that a query need not read what it does not look at to know that the rest is whole.
+
+The rule of this file: what is said to be whole was compared, byte for byte, with what was written; the footer and the
+checksums themselves are, by the checksum of the file's end in the part's name.
+
+They stand in the file between the last row group and Parquet's footer, where readers of Parquet do not look, since the
+footer says where each column is:
+
+    for each row group and column: offset, bytes, xxh3_64      3 unsigned numbers of 8 bytes
+    names of the columns of the file, one a line               UTF-8; of a nested one the outermost
+    row groups, columns, bytes of the names                    3 unsigned numbers of 4 bytes
+    "TFS1"
+    Parquet's footer, its length in 4 bytes, "PAR1"
+
+All numbers are little endian. The file's *end* is all of this, and whatever stands before it behind the last column.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+_MAGIC = b"TFS1"
+_SIZES = struct.Struct("<III4s")
+_FOOTER = struct.Struct("<I4s")
+_END_GUESS = 64 << 10
+_READ_MAX = 4 << 20
+
+Table = npt.NDArray[np.uint64]
+
+
+def with_sums(data: pa.Buffer) -> tuple[bytes, str]:
+    """Return a Parquet file with the checksums of its columns, and the checksum of its end, 16 hex digits."""
+    metadata = pq.read_metadata(pa.BufferReader(data))
+    footer = data.size - _FOOTER.size - _FOOTER.unpack(data[data.size - _FOOTER.size :])[0]
+    groups, columns = metadata.num_row_groups, metadata.num_columns
+    table = np.empty((groups, columns, 3), dtype="<u8")
+    view = memoryview(data)
+    behind = 4  # the file's magic
+    for i in range(groups):
+        group = metadata.row_group(i)
+        for j in range(columns):
+            chunk = group.column(j)
+            offset = chunk.data_page_offset
+            if chunk.dictionary_page_offset:
+                offset = min(offset, chunk.dictionary_page_offset)
+            size = chunk.total_compressed_size
+            table[i, j] = offset, size, xxhash.xxh3_64_intdigest(view[offset : offset + size])
+            behind = max(behind, offset + size)
+    names = "\n".join(metadata.schema.column(j).path.partition(".")[0] for j in range(columns)).encode()
+    sums = table.tobytes() + names + _SIZES.pack(groups, columns, len(names), _MAGIC)
+    whole = b"".join((view[:footer], sums, view[footer:]))
+    return whole, xxhash.xxh3_64_hexdigest(memoryview(whole)[behind:])
+
+
+def columns_are_whole(path: Path, end: str, columns: Collection[str]) -> bool:
+    """Return whether the end of a part is as its checksum ``end`` says, and then whether ``columns`` are.
+
+    Columns that the file does not have are as whole as can be.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        found = _read_end(descriptor, end)
+        if found is None:
+            return False
+        table, names = found
+        wanted = np.flatnonzero(np.array([n in columns for n in names], dtype=bool))
+        chunks = [(int(o), int(s), int(x)) for o, s, x in table[:, wanted].reshape(-1, 3).tolist()]
+        for offset, size, _ in chunks:
+            os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+        return _are_whole(descriptor, chunks)
+    finally:
+        os.close(descriptor)
+
+
+def _read_end(descriptor: int, end: str) -> tuple[Table, list[str]] | None:
+    """Return the chunks and the names of the columns; None if the end is not as ``end`` says."""
+    size = os.fstat(descriptor).st_size
+    data = _read(descriptor, max(0, size - _END_GUESS), min(size, _END_GUESS))
+    try:
+        footer = _FOOTER.size + _FOOTER.unpack(data[-_FOOTER.size :])[0]
+        if len(data) < footer + _SIZES.size and len(data) < size:
+            data = _read(descriptor, max(0, size - 2 * footer - _END_GUESS), min(size, 2 * footer + _END_GUESS))
+        groups, columns, length, magic = _SIZES.unpack_from(data, len(data) - footer - _SIZES.size)
+        begin = len(data) - footer - _SIZES.size - length - groups * columns * 24
+        if magic != _MAGIC or begin < 0:
+            return None
+        table = np.frombuffer(data, dtype="<u8", count=groups * columns * 3, offset=begin).reshape(groups, columns, 3)
+        behind = max(4, int((table[:, :, 0] + table[:, :, 1]).max(initial=0))) - (size - len(data))
+        if not 0 <= behind <= begin or xxhash.xxh3_64_hexdigest(data[behind:]) != end:
+            return None
+        names = data[begin + groups * columns * 24 :][:length].decode()
+    except (struct.error, ValueError):
+        return None
+    return table, names.split("\n")
+
+
+def _are_whole(descriptor: int, chunks: list[tuple[int, int, int]]) -> bool:
+    """Compare chunks, neighbours of which are read at once, one run after the other into the same memory."""
+    runs = list(_runs(chunks))
+    space = memoryview(bytearray(max((_length(run) for run in runs), default=0)))
+    for run in runs:
+        start, length = run[0][0], _length(run)
+        got = 0
+        while got < length and (more := os.preadv(descriptor, [space[got:length]], start + got)):
+            got += more
+        for offset, size, wanted in run:
+            if xxhash.xxh3_64_intdigest(space[offset - start : offset - start + size]) != wanted:
+                return False
+    return True
+
+
+def _runs(chunks: list[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield chunks in runs that lie side by side, of at most ``_READ_MAX`` or one chunk."""
+    run = chunks[:1]
+    for offset, size, wanted in chunks[1:]:
+        before, length, _ = run[-1]
+        if before + length != offset or offset + size - run[0][0] > _READ_MAX:
+            yield run
+            run = []
+        run.append((offset, size, wanted))
+    if run:
+        yield run
+
+
+def _length(run: list[tuple[int, int, int]]) -> int:
+    return run[-1][0] + run[-1][1] - run[0][0]
+
+
+def _read(descriptor: int, offset: int, size: int) -> bytes:
+    """Return bytes of a file; fewer at its end."""
+    pieces = []
+    while size > 0 and (piece := os.pread(descriptor, min(size, _READ_MAX), offset)):
+        pieces.append(piece)
+        offset, size = offset + len(piece), size - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
