@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
+from tickflight_server.query.sieve import sieved
 from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store import PartIndex, Segment, Store, TableSnapshot
 
@@ -68,7 +69,7 @@ class Sources:
         table = snapshot.table
         held.callback(_let_go, snapshot)  # the store leaves the parts of a snapshot that somebody holds
         segments, parts = chosen(snapshot, filters, upto)
-        ring = pa.Table.from_batches([s.batch for s in segments], schema=table.arrow(self._store.numeric, memory=True))
+        ring = pa.Table.from_batches(sieved(segments, filters), schema=table.arrow(self._store.numeric, memory=True))
         later = upto is not None and any(s.last_seq > upto for s in segments)
         if len(parts) == 0 and not later:
             connection.register(view, ring)
