@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
+from tickflight_server.query.sieve import sieved
 from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store import PartIndex, Segment, Store, TableSnapshot
 from tickflight_server.store.access import OpenParts
@@ -71,7 +72,7 @@ class Sources:
         table = snapshot.table
         hold(snapshot, held)
         segments, parts = chosen(snapshot, filters, upto)
-        ring = pa.Table.from_batches([s.batch for s in segments], schema=table.arrow(self._store.numeric, memory=True))
+        ring = pa.Table.from_batches(sieved(segments, filters), schema=table.arrow(self._store.numeric, memory=True))
         later = upto is not None and any(s.last_seq > upto for s in segments)
         if len(parts) == 0 and not later:
             connection.register(view, ring)

@@ -67,28 +67,35 @@ def _count(value: Any) -> int:
     return int(value) if isinstance(value, int) and abs(value) < 2**63 else 0
 
 
-def _parts(source: SystemSource) -> Iterator[dict[str, Any]]:
+def _parts(source: SystemSource) -> pa.Table:
+    """Return the parts of all tables; they may be very many, and lie in columns already."""
+    schema = TABLES["parts"][0]
+    tables = []
     for name, table in source.store.tables.items():
         index = table.state.parts
-        exchange, symbol = index.exchange, index.symbol
-        for i in range(len(index)):
-            tier = _tier(index.path[i])
-            yield {
-                "table": name,
-                "exchange": exchange[i],
-                "symbol": symbol[i],
-                "day": int(index.day[i]),
-                "rows": int(index.rows[i]),
-                "bytes": int(index.nbytes[i]),
-                "min_timestamp": int(index.min_us[i]),
-                "max_timestamp": int(index.max_us[i]),
-                "min_seq": int(index.min_seq[i]),
-                "max_seq": int(index.max_seq[i]),
-                "first_seq": int(index.first[i]),
-                "last_seq": int(index.last[i]),
-                "tier": tier,
-                "path": f"{name}/{index.path[i]}" if tier == LOCAL else index.path[i],
-            }
+        if not len(index):
+            continue
+        tier = [_tier(path) for path in index.path]
+        columns = {
+            "table": pa.repeat(name, len(index)),
+            "exchange": index.exchange,
+            "symbol": index.symbol,
+            "day": index.day.astype("int32"),
+            "rows": index.rows,
+            "bytes": index.nbytes,
+            "min_timestamp": index.min_us,
+            "max_timestamp": index.max_us,
+            "min_seq": index.min_seq,
+            "max_seq": index.max_seq,
+            "first_seq": index.first,
+            "last_seq": index.last,
+            "tier": tier,
+            "path": [f"{name}/{p}" if t == LOCAL else p for p, t in zip(index.path, tier, strict=True)],
+        }
+        assert list(columns) == schema.names
+        arrays = [pa.array(columns[f.name]).cast(f.type) for f in schema]
+        tables.append(pa.Table.from_arrays(arrays, schema=schema))
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 def _tier(path: str) -> str:
@@ -179,7 +186,7 @@ def _functions(_: SystemSource) -> Iterator[dict[str, Any]]:
     yield from FUNCTIONS
 
 
-TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str, Any]]], str]] = {
+TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str, Any]] | pa.Table], str]] = {
     "parts": (
         _schema(
             table=_S, exchange=_S, symbol=_S, day=pa.date32(), **_RANGE, first_seq=_I, last_seq=_I, tier=_S, path=_S
@@ -241,4 +248,5 @@ TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str
 def make_table(name: str, source: SystemSource) -> pa.Table:
     """Return the system table ``name`` as it is now."""
     schema, rows, _ = TABLES[name]
-    return pa.Table.from_pylist(list(rows(source)), schema=schema)
+    made = rows(source)
+    return made if isinstance(made, pa.Table) else pa.Table.from_pylist(list(made), schema=schema)
