@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,9 @@ RUNS = 7
 BATCHES = 64
 SECONDS = float(os.environ.get("TICKFLIGHT_BENCH_WRITE_S", "60"))
 LAST_S = 40  # of these the growth of memory is told
+PACE = 3_200_000
 SYMBOLS = 50
+RAM = "/dev/shm"
 _MIB = 1 << 20
 
 
@@ -38,6 +41,8 @@ def run() -> Iterator[Figure]:
     """Measure both; about two minutes."""
     yield from disk()
     yield from beside_bare()
+    if Path(RAM).is_dir():
+        yield from beside_bare(RAM)
     yield from sustained()
 
 
@@ -78,12 +83,15 @@ def _serve_bare(tell: Callable[[str], None]) -> None:
     server.serve()
 
 
-def beside_bare() -> Iterator[Figure]:
-    """Rows per second until all are answered for, and until the bare server has read the last one, in turns."""
+def beside_bare(place: str | None = None) -> Iterator[Figure]:
+    """Rows per second until all are answered for, and until the bare server has read the last one, in turns.
+
+    In memory (``place``), where a sync costs nothing, is what the server does apart from the disk's part.
+    """
     source = RisingTrades(SYMBOLS)
     ours, bare = [], []
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tickflight-bench-"))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tickflight-bench-", dir=place))
         address, _ = stack.enter_context(server_on(Path(folder)))
         bare_address, _ = stack.enter_context(serving(_serve_bare))
         client = stack.enter_context(tickflight.connect(address))
@@ -102,14 +110,15 @@ def beside_bare() -> Iterator[Figure]:
         f"{rows} trades of {SYMBOLS} symbols a run, {size / rows:.1f} bytes a row, batches of {ROWS}, "
         "default configuration, parts written between the runs"
     )
-    aim = Aim(">=", 0.4)
+    name = "writer to durable" if place is None else "writer to a log on a RAM disk"
     yield figure(
-        *("write_flight", "writer to durable", ours, "rows/s", conditions),
+        *("write_flight", name, ours, "rows/s", conditions),
         beside=bare,
         ratio_to="bare Flight DoPut, thrown away",
-        aim=aim,
+        aim=Aim(">=", 0.4) if place is None else None,
     )
-    yield figure("write_flight", "bare Flight DoPut", bare, "rows/s", conditions)
+    if place is None:
+        yield figure("write_flight", "bare Flight DoPut", bare, "rows/s", conditions)
 
 
 def _durable(writer: tickflight.Writer, batches: Sequence[pa.RecordBatch]) -> float:
@@ -135,59 +144,74 @@ def _thrown_away(client: flight.FlightClient, batches: Sequence[pa.RecordBatch])
 
 
 def sustained() -> Iterator[Figure]:
-    """A writer that never waits but for the server, while flushes and compaction go on."""
-    source = RisingTrades(SYMBOLS, seed=2)
-    with tempfile.TemporaryDirectory(prefix="tickflight-bench-") as folder, server_on(Path(folder)) as (address, pid):
-        samples: list[tuple[float, int, float, float]] = []  # time, rows answered for, MiB, processor seconds
-        answered = 0
+    """A writer at a steady pace for a minute while flushes and compaction go on; then one that waits for nothing."""
+    held = _write_on(SECONDS, PACE)
+    flat_out = _write_on(SECONDS / 5, None)
+    conditions = held.conditions + f"; {PACE} rows/s are offered"
+    yield figure("write_flight", "sustained", held.rates, "rows/s", conditions, aim=Aim(">=", 3_000_000))
+    yield figure(
+        *("write_flight", f"sustained: memory's growth over the last {LAST_S} s", [held.growth(LAST_S)], "MiB"),
+        f"{conditions}; resident memory, the median of the later half less that of the earlier; all of them are from "
+        f"{held.memory[-LAST_S:].min():.0f} to {held.memory[-LAST_S:].max():.0f} MiB",
+        aim=Aim("<=", 100),
+    )
+    yield figure("write_flight", "flat out", flat_out.rates, "rows/s", flat_out.conditions)
 
-        def count(future: object) -> None:
-            nonlocal answered
-            answered += future.result().rows  # type: ignore[attr-defined]
+
+@dataclass(frozen=True)
+class _Writing:
+    """What a long write gave: rows a second over windows of ten seconds, and the server's memory each second, MiB."""
+
+    rates: list[float]
+    memory: np.ndarray
+    conditions: str
+
+    def growth(self, seconds: int) -> float:
+        """Return by how much the memory of the last ``seconds`` rose from their first half to their second."""
+        last = self.memory[-seconds:]
+        half = len(last) // 2
+        return float(np.median(last[half:]) - np.median(last[:half]))
+
+
+def _write_on(seconds: float, pace: int | None) -> _Writing:
+    """Write for ``seconds``, ``pace`` rows in each of them at most."""
+    source = RisingTrades(SYMBOLS, seed=2)
+    samples: list[tuple[float, int, float, float]] = []  # time, rows answered for, MiB, processor seconds
+    answered = 0
+
+    def count(future: Any) -> None:
+        nonlocal answered
+        answered += future.result().rows
+
+    with tempfile.TemporaryDirectory(prefix="tickflight-bench-") as folder, server_on(Path(folder)) as (address, pid):
+        stop = threading.Event()
+
+        def sample() -> None:
+            while not stop.wait(1.0):
+                samples.append((time.perf_counter(), answered, memory_mb(pid), cpu_s(pid)))
 
         with tickflight.connect(address) as client, client.writer("trades") as writer:
-            stop = threading.Event()
-
-            def sample() -> None:
-                while not stop.wait(1.0):
-                    samples.append((time.perf_counter(), answered, memory_mb(pid), cpu_s(pid)))
-
             sampler = threading.Thread(target=sample)
             sampler.start()
-            until = time.perf_counter() + SECONDS + 1.5
-            own = time.process_time()
-            while time.perf_counter() < until:
+            started, own, made = time.perf_counter(), time.process_time(), 0
+            while (now := time.perf_counter()) < started + seconds + 1.5:
+                if pace is not None and (ahead := started + made / pace - now) > 0:
+                    time.sleep(ahead)
                 writer.write(source.next()).add_done_callback(count)
-            own = (time.process_time() - own) / (SECONDS + 1.5)
+                made += ROWS
+            own = (time.process_time() - own) / (seconds + 1.5)
             stop.set()
             sampler.join()
         log = (Path(folder) / "server.log").read_text()
     at, rows, memory, cpu = np.array(samples).T
-    rates = np.diff(rows) / np.diff(at)
-    total = (rows[-1] - rows[0]) / (at[-1] - at[0])
-    flushes, merges = _count(log, "flush.done"), _count(log, "compaction.done")
-    lasted = at[-1] - at[0]
+    window = min(10, len(at) - 1)
+    rates = (rows[window:] - rows[:-window]) / (at[window:] - at[:-window])
     conditions = (
-        f"{lasted:.0f} s, {SYMBOLS} symbols, batches of {ROWS}, default configuration, {flushes} flushes and "
-        f"{merges} compactions meanwhile; processor time a second: server {(cpu[-1] - cpu[0]) / lasted:.2f}, "
-        f"client {own:.2f}"
+        f"{at[-1] - at[0]:.0f} s, rates over {window} s, {SYMBOLS} symbols, batches of {ROWS}, default configuration, "
+        f"{_count(log, 'flush.done')} flushes and {_count(log, 'compaction.done')} compactions meanwhile; "
+        f"processor time a second: server {(cpu[-1] - cpu[0]) / (at[-1] - at[0]):.2f}, client {own:.2f}"
     )
-    seconds = [float(r) for r in rates]
-    told = figure("write_flight", "sustained, a second's", seconds, "rows/s", conditions)
-    yield told
-    yield figure(
-        *("write_flight", "sustained", [total], "rows/s", conditions),
-        aim=Aim(">=", 3_000_000),
-    )
-    last = memory[at >= at[-1] - LAST_S]
-    half = len(last) // 2
-    grown = statistics.median(last[half:]) - statistics.median(last[:half])
-    yield figure(
-        *("write_flight", f"memory's growth over the last {LAST_S} s", [grown], "MiB"),
-        f"{conditions}; resident memory, the median of the later half less that of the earlier, "
-        f"{last.min():.0f} to {last.max():.0f} MiB",
-        aim=Aim("<=", 100),
-    )
+    return _Writing([float(r) for r in rates[::window]] or [0.0], memory, conditions)
 
 
 def _count(log: str, event: str) -> int:

@@ -173,17 +173,22 @@ class PairNumbers:
 
     def number(self, batch: pa.RecordBatch) -> Pairs:
         """Return the pair of each row of ``batch``."""
-        exchanges, symbols = self._exchanges.number(batch, "exchange"), self._symbols.number(batch, "symbol")
+        exchanges, symbols = _labels(batch, "exchange"), _labels(batch, "symbol")
+        places = self._exchanges.places(exchanges.dictionary), self._symbols.places(symbols.dictionary)
         self._grow(len(self._exchanges), len(self._symbols))
-        pairs: Pairs = self._grid[exchanges, symbols]
-        missing = pairs < 0
-        if missing.any():
-            for exchange, symbol in sorted(
-                set(zip(exchanges[missing].tolist(), symbols[missing].tolist(), strict=True))
-            ):
-                self._grid[exchange, symbol] = len(self.names)
-                self.names.append((self._exchanges.names[exchange], self._symbols.names[symbol]))
-            pairs = self._grid[exchanges, symbols]
+        # a row's place in the table of all pairs of the batch's labels, of which many may not occur
+        codes = symbols.indices.to_numpy()
+        if len(places[0]) > 1:
+            codes = codes + exchanges.indices.to_numpy().astype(np.int64) * len(places[1])
+        table: Pairs = self._grid[np.ix_(*places)].ravel()
+        pairs: Pairs = table[codes]
+        if table.min() < 0 and (missing := pairs < 0).any():
+            for code in np.unique(codes[missing]).tolist():
+                exchange, symbol = (int(p[c]) for p, c in zip(places, divmod(code, len(places[1])), strict=True))
+                if self._grid[exchange, symbol] < 0:  # a dictionary may have a label twice
+                    self._grid[exchange, symbol] = len(self.names)
+                    self.names.append((self._exchanges.names[exchange], self._symbols.names[symbol]))
+            pairs = self._grid[np.ix_(*places)].ravel()[codes]
         return pairs
 
     def _grow(self, exchanges: int, symbols: int) -> None:
@@ -193,6 +198,11 @@ class PairNumbers:
             grid = np.full(np.maximum(shape, before), -1, np.int32)
             grid[: before[0], : before[1]] = self._grid
             self._grid = grid
+
+
+def _labels(batch: pa.RecordBatch, name: str) -> pa.DictionaryArray:
+    column = batch.column(name)
+    return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
 
 
 class _Labels:
@@ -207,15 +217,12 @@ class _Labels:
     def __len__(self) -> int:
         return len(self.names)
 
-    def number(self, batch: pa.RecordBatch, name: str) -> npt.NDArray[np.intp]:
-        column = batch.column(name)
-        if not pa.types.is_dictionary(column.type):
-            column = column.dictionary_encode()
-        if self._last is None or not self._last.equals(column.dictionary):
-            self._last = column.dictionary
-            self._places = np.array([self._number(v) for v in self._last.to_pylist()], np.intp)
-        places: npt.NDArray[np.intp] = self._places[column.indices.to_numpy()]
-        return places
+    def places(self, dictionary: pa.Array) -> npt.NDArray[np.intp]:
+        """Return the number of each entry of a column's dictionary."""
+        if self._last is None or not self._last.equals(dictionary):
+            self._last = dictionary
+            self._places = np.array([self._number(v) for v in dictionary.to_pylist()], np.intp)
+        return self._places
 
     def _number(self, label: str) -> int:
         number = self._numbers.get(label)

@@ -40,6 +40,7 @@ RECORD_MAGIC = b"TFLR"
 RECORD_HEADER = struct.Struct("<4sIIBBBBQQQII")
 KIND_APPEND = 1
 ALIGN = 8
+_SMALL_BYTES = 4096  # pieces below it are copied together: a write takes a limited number
 _RECORD_START = re.compile(re.escape(RECORD_MAGIC))
 
 assert FILE_HEADER.size == 40
@@ -48,6 +49,18 @@ assert RECORD_HEADER.size == 48
 
 class BadRecordError(ValueError):
     """The bytes at this place are not a whole record with a true checksum."""
+
+
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """An Arrow IPC stream in the ``pieces`` in which it lies in memory: those of a batch's columns are not copied."""
+
+    pieces: tuple[memoryview, ...]
+    size: int
+
+    def to_pybytes(self) -> bytes:
+        """Return the stream in one piece."""
+        return b"".join(self.pieces)
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ class AppendRecord:
     rows: int
     producer: bytes
     sequence: int
-    payload: pa.Buffer
+    payload: pa.Buffer | Payload
 
     @property
     def last_seq(self) -> int:
@@ -112,12 +125,51 @@ def parse_file_header(data: bytes) -> FileHeader:
     return FileHeader(number, UUID(bytes=writer))
 
 
-def batch_to_payload(batch: pa.RecordBatch) -> pa.Buffer:
-    """Return ``batch`` as an Arrow IPC stream of one batch."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
+def batch_to_payload(batch: pa.RecordBatch) -> Payload:
+    """Return ``batch`` as an Arrow IPC stream of one batch, which holds on to the batch's memory."""
+    sink = _Pieces()
+    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue()
+    return sink.payload()
+
+
+class _Pieces:
+    """A file that keeps what is written to it. Arrow hands it a column's buffer as it is, and heads as bytes."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._pieces: list[memoryview] = []
+        self._small: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes | pa.Buffer) -> int:
+        size = len(data)
+        if size < _SMALL_BYTES:
+            self._small.append(bytes(data))
+        else:
+            self._join_small()
+            self._pieces.append(memoryview(data))
+        self._size += size
+        return size
+
+    def _join_small(self) -> None:
+        if self._small:
+            self._pieces.append(memoryview(b"".join(self._small)))
+            self._small.clear()
+
+    def payload(self) -> Payload:
+        self._join_small()
+        return Payload(tuple(self._pieces), self._size)
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        """Have nothing to do, as ``close``: Arrow calls both."""
+
+    def close(self) -> None:
+        """See ``flush``."""
 
 
 def serialize_record(record: AppendRecord, durable: int) -> list[bytes | memoryview]:
@@ -130,10 +182,12 @@ def serialize_record(record: AppendRecord, durable: int) -> list[bytes | memoryv
         *(durable, record.first_seq, record.sequence, record.rows, 0),
     )
     head = RECORD_HEADER.pack(RECORD_MAGIC, 0, *fields)[8:] + names
-    payload = memoryview(record.payload)
+    pieces = record.payload.pieces if isinstance(record.payload, Payload) else (memoryview(record.payload),)
     padding = bytes(-(RECORD_HEADER.size + length) % ALIGN)
-    crc = zlib.crc32(payload, zlib.crc32(head))
-    return [RECORD_MAGIC + struct.pack("<I", crc) + head, payload, padding]
+    crc = zlib.crc32(head)
+    for piece in pieces:
+        crc = zlib.crc32(piece, crc)
+    return [RECORD_MAGIC + struct.pack("<I", crc) + head, *pieces, padding]
 
 
 def parse_record(data: memoryview, offset: int) -> tuple[AppendRecord, int, int]:

@@ -109,7 +109,7 @@ def find_merge(segments: Sequence[Segment], bounds: Iterable[int], full_rows: in
     Eight or more of one size class are merged, with the smaller ones between them, the smallest class first; so a row
     is copied about once a class. No merge crosses a ``seq`` in ``bounds``, where a flush has cut or is cutting, and
     none makes a segment of more than ``full_rows`` rows or 64 MiB; neighbours that reach half of that and cannot take
-    their next one are merged, too.
+    their next one are merged, too, unless each reaches half alone.
     """
     limits = set(bounds)
     tiers = [_tier(s.rows) for s in segments]
@@ -142,7 +142,8 @@ def _runs(
         fits = rows + segment.rows <= full_rows and nbytes + segment.nbytes <= _MERGED_BYTES_MAX
         if not small or not fits or (index > start and segments[index - 1].last_seq in limits):
             large = rows * 2 >= full_rows or nbytes * 2 >= _MERGED_BYTES_MAX
-            yield _Run(start, index, large and small and not fits)
+            halves = rows * 2 >= (index - start) * full_rows  # each is of a good size for scans: not worth a copy
+            yield _Run(start, index, large and small and not fits and not halves)
             start, rows, nbytes = (index if small else index + 1), 0, 0
         if small:
             rows += segment.rows

@@ -31,7 +31,7 @@ from tickflight_server.store.partition import PartOptions
 from tickflight_server.store.parts import PartIndex
 from tickflight_server.store.pins import PinBoard
 from tickflight_server.store.progress import Progress
-from tickflight_server.store.record import AppendRecord, batch_to_payload
+from tickflight_server.store.record import AppendRecord, Payload, batch_to_payload
 from tickflight_server.store.rows import fit
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.table import Table, TableOptions
@@ -278,7 +278,7 @@ class Store:
         return join(results, fitted.batch.num_rows, fitted.rejected_rows)
 
     def _enqueue(
-        self, table: Table, rows: pa.RecordBatch, who: bytes, sequence: int, payload: pa.Buffer, items: list[Pending]
+        self, table: Table, rows: pa.RecordBatch, who: bytes, sequence: int, payload: Payload, items: list[Pending]
     ) -> Taken:
         """Add a record for those of ``rows`` that are new to ``items``; return what becomes of them."""
         if rows.num_rows == 0:
@@ -316,7 +316,7 @@ class Store:
                 hint="Send again later; look at the disk, or raise lakehouse.wal_pending_mb and ring_mb.",
             )
 
-    def _check_size(self, payloads: Iterable[pa.Buffer]) -> None:
+    def _check_size(self, payloads: Iterable[Payload]) -> None:
         limit = self.settings.wal_record_mb * MIB
         size = max(p.size for p in payloads)
         if size > limit:

@@ -406,7 +406,8 @@ class Table:
         gone = [s for s in state.segments if s.last_seq <= bound]
         visible = state.parts.chosen(state.parts.last <= bound)
         rows = pa.Table.from_batches([s.batch for s in (*state.held, *gone)], schema=self._memory_schema)
-        held = self._hold(rows.filter(pa.array(visible.misses(rows), pa.bool_())))
+        missing = visible.misses(rows)
+        held = self._hold(rows.filter(pa.array(missing, pa.bool_()))) if missing.any() else ()
         with self._lock:
             now = self._state
             kept = tuple(s for s in now.segments if s.last_seq > bound)

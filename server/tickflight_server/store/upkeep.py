@@ -93,8 +93,11 @@ class Upkeep:
 
     @property
     def behind(self) -> bool:
-        """Whether flushing has so much to do that other work on parts should wait."""
-        return self.unflushed_bytes() > self._buffer_bytes
+        """Whether flushing has so much to do that other work on parts should wait.
+
+        While one buffer is flushed the next one fills. More is too much, or half of what makes producers wait.
+        """
+        return self.unflushed_bytes() > min(2 * self._buffer_bytes, self._ring_bytes // 2)
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until the rows that only memory holds leave room for more; return False if they do not in time.

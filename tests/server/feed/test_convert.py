@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tickflight_server.feed import convert as module
-from tickflight_server.feed.convert import convert, convert_each, reject_all, rejected_batch
+from tickflight_server.feed.convert import convert, convert_each, reader, reject_all, rejected_batch
 from tickflight_server.schemas import MARKET, STORED
 
 AT = 1_700_000_000.123456
@@ -174,3 +174,15 @@ def test_what_cannot_be_converted_at_all_is_kept_as_json(trade: Any) -> None:
     rejected = reject_all("trades", [(trade(price=object()), RECEIVED)], "broken")
     assert rejected[0].reason == "broken"
     assert "object" in json.loads(rejected[0].row)["price"]
+
+
+@pytest.mark.parametrize("table", [name for name in MARKET if name not in module.BOOK_TABLES])
+def test_attributes_that_were_read_at_the_callback_give_what_their_objects_give(table: str, objects: Any) -> None:
+    if table not in objects:
+        pytest.skip(f"the installed cryptofeed has no type for {table}")
+    read = reader(table)
+    kept = [(read(obj), RECEIVED) for obj in objects[table]]
+    assert convert(table, kept).batch.equals(convert(table, [(obj, RECEIVED) for obj in objects[table]]).batch)
+    broken = SimpleNamespace(exchange="X", symbol="A", currency="A", timestamp="never")
+    (mine,), (whole,) = (convert(table, [(one, RECEIVED)]).rejected for one in (read(broken), broken))
+    assert (mine.exchange, mine.symbol, mine.reason, mine.row) == ("X", "A", whole.reason, whole.row)

@@ -130,3 +130,9 @@ def test_rows_that_parts_hold_wait_no_longer() -> None:
     missing = waiting.missing(index, 5.0)
     assert sorted(missing.table["seq"].to_pylist()) == [2, 3, 4]
     assert chosen(missing, "interval", 15.0, files_max=1, partition_seconds=10)[0] == "AB"
+
+
+def test_a_full_buffer_flushes_all_of_few_partitions_and_the_largest_of_many() -> None:
+    waiting = waiting_for("A" + "B" * 50 + "C" * 10)
+    assert chosen(waiting, "buffer", files_max=3)[0] == "ABC"
+    assert chosen(waiting, "buffer", files_max=2, keep_bytes=waiting.nbytes // 2)[0] == "B"

@@ -438,3 +438,12 @@ def test_pairs_keep_their_numbers() -> None:
     assert [numbers.names[n] for n in again] == [("Y", "S0"), *((x, s) for x, s, *_ in reversed(first))]
     plain = pa.record_batch({"exchange": pa.array(["X"]), "symbol": pa.array(["S7"])})
     assert numbers.names[numbers.number(plain)[0]] == ("X", "S7")
+
+
+def test_a_label_that_a_dictionary_has_twice_is_one() -> None:
+    numbers = PairNumbers()
+    codes = pa.array([0, 1, 2, 1], pa.int32())
+    symbols = pa.DictionaryArray.from_arrays(codes, pa.array(["A", "B", "A"]))
+    found = numbers.number(pa.record_batch({"exchange": pa.array(["X"] * 4).dictionary_encode(), "symbol": symbols}))
+    assert [numbers.names[n] for n in found.tolist()] == [("X", s) for s in "ABAB"]
+    assert len(numbers.names) == 2

@@ -169,3 +169,38 @@ def test_parts_and_folders_are_private_whatever_the_umask(
     found = list(tmp_path.rglob("*"))
     assert {p.stat().st_mode & 0o777 for p in found if p.is_dir()} == {0o700}
     assert {p.stat().st_mode & 0o777 for p in found if p.is_file()} == {0o600}
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), size=st.integers(1, 60))
+def test_rows_of_a_partition_are_in_order_of_time_and_seq_however_they_came(data: st.DataObject, size: int) -> None:
+    symbols = data.draw(st.lists(st.sampled_from("ABC"), min_size=size, max_size=size))
+    times = data.draw(st.lists(st.integers(DAY_US - 3, DAY_US + 3), min_size=size, max_size=size))
+    columns = {"exchange": ["X"] * size, "symbol": symbols, "timestamp": pa.array(times, pa.timestamp("us"))}
+    batch = number_rows(pa.record_batch(columns))
+    if data.draw(st.booleans()):
+        batch = batch.take(pa.array(data.draw(st.permutations(range(size)))))
+    found = partition_rows(pa.Table.from_batches([batch.slice(0, size // 2), batch.slice(size // 2)]))
+    seen = []
+    for place, key in enumerate(found.keys):
+        rows = found.take(place)
+        order = list(zip(rows["timestamp"].cast(pa.int64()).to_pylist(), rows["seq"].to_pylist(), strict=True))
+        assert order == sorted(order)
+        assert {time // DAY_US for time, _ in order} == {key.day}
+        assert set(rows["symbol"].to_pylist()) == {key.symbol}
+        seen += rows["seq"].to_pylist()
+    assert sorted(seen) == list(range(1, size + 1))
+    assert found.keys == sorted(found.keys)
+
+
+@pytest.mark.parametrize("labels", [2, 40])
+def test_labels_are_texts_to_whoever_reads_a_part(
+    tmp_path: Path, labels: int, trades: Callable[..., pa.RecordBatch]
+) -> None:
+    rows = number_rows(trades(50, symbols=("A",)))
+    sides = pa.array([f"side{i % labels}" if i else None for i in range(50)]).dictionary_encode()
+    rows = rows.set_column(rows.schema.get_field_index("side"), rows.schema.field("side"), sides)
+    (part,) = write(tmp_path, rows)
+    read = pq.read_table(tmp_path / part.path, partitioning=None)
+    assert read.schema.types == TRADES.arrow().types
+    assert read.to_pylist() == pa.Table.from_batches([rows]).to_pylist()

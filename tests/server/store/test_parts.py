@@ -15,6 +15,7 @@ from store_parts import make_part, number_rows, parts_of
 from tickflight_server.paths import part_file_name
 from tickflight_server.store.partition import DAY_US, Part, PartitionKey
 from tickflight_server.store.parts import EMPTY, PartIndex, make_index, name_bounds
+from tickflight_server.store.row_keys import join
 
 numbers = st.integers(0, 2**62)
 keys = st.builds(PartitionKey, st.text(max_size=5), st.text(max_size=5), st.integers(0, 90_000))
@@ -111,3 +112,27 @@ def test_an_index_adds_up_rows_and_bytes() -> None:
 def test_an_index_cannot_be_reassigned() -> None:
     with pytest.raises(AttributeError):
         EMPTY.path = np.array([])  # type: ignore[misc]
+
+
+def test_the_keys_of_rows_are_the_same_whatever_their_dictionaries_and_however_many_days() -> None:
+    index = make_index([])
+    rows = [("X", "A", 5), ("Y", "B", 70_000), ("X", "B", 5), ("X", "A", 70_000), ("Y", "A", 6)]
+
+    def batch(some: list[tuple[str, str, int]]) -> pa.RecordBatch:
+        columns = {
+            "exchange": [e for e, _, _ in some],
+            "symbol": [s for _, s, _ in some],
+            "timestamp": pa.array([d * DAY_US + 1 for _, _, d in some], pa.timestamp("us")),
+        }
+        return number_rows(pa.record_batch(columns))
+
+    whole = index.batch_keys(batch(rows))
+    alone = [index.batch_keys(batch([row])) for row in rows]
+    assert whole.keys.tolist() == [int(one.keys[0]) for one in alone]
+    assert join([whole, *alone]).keys.tolist() == whole.keys.tolist() * 2
+    assert len(set(whole.keys.tolist())) == len(rows)
+    near = index.batch_keys(batch(rows[::2]))
+    assert sorted(near.counts()) == sorted((key, 1) for key in whole.keys[::2].tolist())
+    assert near.among(whole.keys[:1]).tolist() == [True, False, False]
+    assert near.chosen(np.array([False, True, True])).keys.tolist() == whole.keys[2::2].tolist()
+    assert index.batch_keys(batch(rows).slice(0, 0)).keys.tolist() == []

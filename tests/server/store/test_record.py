@@ -136,3 +136,18 @@ def test_a_batch_comes_back_from_its_payload_in_aligned_memory_of_its_own() -> N
 def test_a_slice_takes_only_its_rows_into_the_payload() -> None:
     batch = pa.record_batch({"price": [float(i) for i in range(10_000)]})
     assert batch_to_payload(batch.slice(5_000, 3)).size < 1_000
+
+
+def test_a_payload_is_arrows_stream_out_of_the_batches_own_memory() -> None:
+    rows = 10_000
+    batch = pa.record_batch(
+        {"id": pa.array(map(str, range(rows))), "price": [float(i) for i in range(rows)], "none": pa.nulls(rows)}
+    )
+    payload = batch_to_payload(batch)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    assert payload.to_pybytes() == sink.getvalue().to_pybytes()
+    assert payload.size == sink.getvalue().size
+    places = {pa.py_buffer(piece).address for piece in payload.pieces}
+    assert places >= {b.address for c in batch.columns for b in c.buffers() if b is not None}
