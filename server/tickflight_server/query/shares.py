@@ -5,7 +5,6 @@ The rule of this file: together the parts have each row of one snapshot exactly 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -29,14 +28,11 @@ class Share:
 def split(whole: TableSnapshot, filters: Filters | None, upto: int | None, settings: QuerySettings) -> list[Share]:
     """Return shares of about ``share_rows`` rows, at most ``shares_max``; none if there would be only one.
 
-    More than the machine's cores can read at once only makes the first of them late.
-
     Rows are those of the segments and parts that can match, before any filter.
     """
     segments, parts = chosen(whole, filters, upto)
     sizes = np.array([s.rows for s in segments] + parts.rows.tolist(), dtype=np.int64)
-    most = settings.shares_max or max(2, os.cpu_count() or 1)
-    count = min(most, len(sizes), int(sizes.sum()) // settings.share_rows)
+    count = min(settings.shares_max, len(sizes), int(sizes.sum()) // settings.share_rows)
     if count < 2:
         return []
     bins: list[list[int]] = [[] for _ in range(count)]
