@@ -15,10 +15,9 @@ from bench.processes import serving
 from bench.scans import MARKET_WORDS, Reading, in_turns, memory_rate, rates, serve_bare, server_with_ring
 
 ROWS = int(os.environ.get("TICKFLIGHT_BENCH_RING_ROWS", "10000000"))
-RUNS = 7
+RUNS = 5
 SQL = "SELECT * FROM trades"
 AIM = Aim(">=", 0.85)
-ENDPOINTS = 4
 
 
 def run() -> Iterator[Figure]:
@@ -27,8 +26,8 @@ def run() -> Iterator[Figure]:
     with (
         server_with_ring(ROWS) as address,
         tickflight.connect(address) as client,
-        serving(serve_bare, address, SQL, 1) as (bare, _),
-        serving(serve_bare, address, SQL, ENDPOINTS) as (bare_parts, _),
+        serving(serve_bare, address, SQL, False, 1) as (bare, _),
+        serving(serve_bare, address, SQL, True, 1) as (bare_names, _),
     ):
         one = client.sql(f"{SQL} LIMIT 100000").arrow()
         row_bytes = one.nbytes / one.num_rows
@@ -38,9 +37,12 @@ def run() -> Iterator[Figure]:
                 "bare": reading.by_flight(bare),
                 "adbc": reading.by_adbc(address, SQL),
                 "bare by adbc": reading.by_adbc(bare, SQL),
-                "parts by adbc": reading.by_adbc(bare_parts, SQL),
                 "table by adbc": reading.by_adbc_table(address, SQL),
                 "bare table by adbc": reading.by_adbc_table(bare, SQL),
+                "names": reading.by_client(client, SQL, dictionaries=True),
+                "bare names": reading.by_flight(bare_names),
+                "names by adbc": reading.by_adbc(address, SQL, dictionaries=True),
+                "bare names by adbc": reading.by_adbc(bare_names, SQL),
             },
             RUNS,
         )
@@ -49,9 +51,10 @@ def run() -> Iterator[Figure]:
     for name, key, beside, to, aim in (
         ("ADBC, beside pyarrow's client", "adbc", "bare", "bare Flight read by pyarrow", AIM),
         ("ADBC", "adbc", "bare by adbc", "bare Flight SQL, one endpoint, read by ADBC", AIM),
-        ("ADBC, beside parts", "adbc", "parts by adbc", f"bare Flight SQL, {ENDPOINTS} endpoints, read by ADBC", None),
         ("ADBC, one table", "table by adbc", "bare table by adbc", "bare Flight SQL, one endpoint, read by ADBC", AIM),
         ("our client", "client", "bare", "bare Flight read by pyarrow", AIM),
+        ("our client, names as dictionaries", "names", "bare names", "bare Flight with the same dictionaries", AIM),
+        ("ADBC, names as dictionaries", "names by adbc", "bare names by adbc", "bare Flight SQL with the same", AIM),
     ):
         yield figure("read_ring", name, rate[key], "M rows/s", conditions, beside=rate[beside], ratio_to=to, aim=aim)
     yield figure("read_ring", "bare Flight read by pyarrow", rate["bare"], "M rows/s", conditions)

@@ -121,10 +121,10 @@ def parse_handle(ticket: bytes) -> bytes:
     return parsed.statement_handle
 
 
-def serve_bare(address: str, sql: str, endpoints: int, tell: Callable[[str], None]) -> None:
+def serve_bare(address: str, sql: str, dictionaries: bool, endpoints: int, tell: Callable[[str], None]) -> None:
     """Stream what the server at ``address`` answers to ``sql``, in the same batches, until the process is killed."""
     with tickflight.connect(address) as client:
-        rows = client.sql(sql).arrow()
+        rows = client.sql(sql, dictionaries=dictionaries).arrow()
     server = BareServer(rows, endpoints)
     tell(f"grpc://127.0.0.1:{server.port}")
     server.serve()
@@ -154,9 +154,9 @@ class Reading:
         ticket = flight.Ticket(TicketStatementQuery(b"0/1").serialize())
         return lambda: self._timed(lambda: count(client.do_get(ticket).to_reader()))
 
-    def by_client(self, client: tickflight.Client, sql: str) -> Read:
+    def by_client(self, client: tickflight.Client, sql: str, *, dictionaries: bool = False) -> Read:
         """Return a reader by our client, batch by batch."""
-        return lambda: self._timed(lambda: count(client.sql(sql)))
+        return lambda: self._timed(lambda: count(client.sql(sql, dictionaries=dictionaries)))
 
     def by_duckdb(self, files: Sequence[Path], columns: str) -> Read:
         """Return a reader of Parquet files by DuckDB, in this process, with its own settings as they come."""
@@ -164,16 +164,17 @@ class Reading:
         sql = f"SELECT {columns} FROM read_parquet({[str(path) for path in files]}, hive_partitioning = false)"
         return lambda: self._timed(lambda: count(connection.sql(sql).to_arrow_reader(DUCKDB_ROWS)))
 
-    def by_adbc(self, address: str, sql: str) -> Read:
+    def by_adbc(self, address: str, sql: str, *, dictionaries: bool = False) -> Read:
         """Return a reader by ADBC, batch by batch."""
-        return self._by_cursor(address, sql, lambda cursor: count(cursor.fetch_record_batch()))
+        return self._by_cursor(address, sql, lambda cursor: count(cursor.fetch_record_batch()), dictionaries)
 
     def by_adbc_table(self, address: str, sql: str) -> Read:
         """Return a reader by ADBC into one table."""
         return self._by_cursor(address, sql, lambda cursor: int(cursor.fetch_arrow_table().num_rows))
 
-    def _by_cursor(self, address: str, sql: str, fetch: Callable[[Any], int]) -> Read:
-        connection = dbapi.connect(address, autocommit=True)
+    def _by_cursor(self, address: str, sql: str, fetch: Callable[[Any], int], dictionaries: bool = False) -> Read:
+        options = {"adbc.flight.sql.rpc.call_header.x-tickflight-labels": "dictionary"} if dictionaries else {}
+        connection = dbapi.connect(address, autocommit=True, conn_kwargs=options)
 
         def read() -> int:
             with connection.cursor() as cursor:

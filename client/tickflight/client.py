@@ -103,7 +103,7 @@ class Client:
             params: values of ``?`` or ``$1`` in order, or of ``$name`` by name; they are bound, never spliced.
             snapshot: see the rows of a snapshot (or its id) in place of the newest ones.
             dictionaries: take exchanges, symbols, sides and other names as dictionaries (categories) in place of texts,
-                where all that the query does is to choose columns of a table; such a pull is about twice as fast.
+                where the query only chooses columns of a table; rows in the server's memory come twice as fast.
             progress: whether reading the result shows how far it is; None where somebody looks: a terminal, a notebook.
 
         Raises:

@@ -27,7 +27,7 @@ from tickflight_server.query.failures import translate
 from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields, refuse_streams
 from tickflight_server.query.own_values import evaluate
 from tickflight_server.query.parameter_types import parameter_schema, result_schema
-from tickflight_server.query.plain import PlainScan, plain_reading, with_dictionaries
+from tickflight_server.query.plain import PlainScan, PlainScans, with_dictionaries
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
@@ -77,6 +77,7 @@ class Engine:
         self._sources = Sources(store, self._folder)
         database = make_database(store, settings, self._folder, workspace)
         self._turns = Turns(settings.threads or os.cpu_count() or 1)
+        self._plain = PlainScans(store)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self.connections = Connections(database, store.numeric, settings.sql_bytes_max)
         books = Books(store, self._sources, self.connections, settings)
@@ -102,6 +103,7 @@ class Engine:
 
     def close(self) -> None:
         """Let the engine go."""
+        self._plain.close()
         self.connections.close()
 
     def parameter_names(self, sql: str) -> tuple[str, ...]:
@@ -231,7 +233,7 @@ class Engine:
                 # somebody may still hold the result that was before on it
                 with suppress(duckdb.ResourceInUseException):
                     return self._start(self.connections.ready(options), plan, cuts, rows, started, options, held)
-            scan = self._scan(plan, cuts, rows, held, share)
+            scan = self._plain.open(plan, cuts, rows, held, share)
             if scan is not None and not scan.evolved:
                 return self._execute_scan(scan, started, held)
             connection = self.connections.connect(options)
@@ -270,18 +272,6 @@ class Engine:
         execution = Execution(reader, held, self.translate, connection, partial(self._let_go, plan, options, stopper))
         execution.opened = opened
         return execution
-
-    def _scan(
-        self, plan: Plan, cuts: Mapping[str, int] | None, rows: int, held: ExitStack, share: Share | None
-    ) -> PlainScan | None:
-        """Return the scan that is all there is to a plan, or None if the engine is to run it."""
-        plain = plain_reading(plan, self._store.numeric)
-        if plain is None:
-            return None
-        reading, columns = plain
-        upto = None if cuts is None else cuts.get(reading.table.name, 0)
-        snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
-        return PlainScan(self._store, snapshot, columns, plan.schema, upto=upto, batch_rows=rows, held=held)
 
     def _execute_scan(self, scan: PlainScan, started: Started | None, held: ExitStack) -> Execution:
         if started is not None:

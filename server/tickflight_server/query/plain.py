@@ -1,27 +1,29 @@
 """Queries that only choose columns of a table: its rows as they lie, without a way through the engine.
 
 The rule of this file: what the engine would answer is answered, in the same types; a query of which that is not certain
-is the engine's. Rows are read, cut and cast in C++; what passes here is one reference a batch, so that the reading can
-be stopped between any two.
+is the engine's. Work is done on whole batches, in C++; one at most is made before somebody asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
-from tickflight_server.errors import CancelledError, StorageError
+from tickflight_server.errors import CancelledError
 from tickflight_server.query.plan import Plan
+from tickflight_server.query.shares import Share
 from tickflight_server.query.sources import Opened, chosen, hold
 from tickflight_server.query.statement import Reading
 from tickflight_server.schemas import NumericType
-from tickflight_server.store import Segment, Store, TableSnapshot
-from tickflight_server.store.part_reader import read_parts
+from tickflight_server.store import Store, TableSnapshot
+from tickflight_server.store.part_reader import as_type, read_batches
+from tickflight_server.store.ring import cut
 
 Columns = Mapping[str, str]
 """Column of the table by name in the result, in the result's order."""
@@ -72,6 +74,7 @@ class PlainScan:
         upto: rows with a later ``seq`` are left out, if given.
         batch_rows: most rows of a batch.
         held: keeps the parts readable until it is closed.
+        ahead: makes one batch ahead of the reader; None where others of the same result are read at the same time.
 
     Raises:
         StorageError: a part is missing or damaged.
@@ -87,57 +90,106 @@ class PlainScan:
         upto: int | None,
         batch_rows: int,
         held: ExitStack,
+        ahead: Executor | None,
     ) -> None:
         self.snapshot = snapshot
         self.table = snapshot.table.name
-        self._memory = snapshot.table.arrow(store.numeric, memory=True)
-        self._columns = {name: _as(column, schema.field(name).type, self._memory) for name, column in columns.items()}
+        self._columns = [(column, schema.field(name).type) for name, column in columns.items()]
+        self._schema = schema
         self._upto, self._batch_rows = upto, batch_rows
+        self._ahead = ahead
         self._stopped = False
         hold(snapshot, held)
-        self._segments, parts = chosen(snapshot, None, upto)
-        self._late_parts = upto is not None and len(parts) > 0 and int(parts.max_seq.max()) > upto
-        read = frozenset(columns.values()) | ({"seq"} if self._late_parts else frozenset())
-        self.ready = store.open_parts(snapshot, parts, read)
+        self._segments, self._parts = chosen(snapshot, None, upto)
+        late = upto is not None and bool((self._parts.max_seq > upto).any())
+        read = frozenset(columns.values()) | ({"seq"} if late else frozenset())
+        self.ready = store.open_parts(snapshot, self._parts, read)
         held.callback(self.ready.close)
         self.evolved = self.ready.evolved
-        self._paths = [path if path.startswith("/") else f"{store.root}/{path}" for path in self.ready.paths]
-        self.opened = Opened(tuple(parts.path), tuple(s.first_seq for s in self._segments))
-        self.reader = pa.RecordBatchReader.from_batches(schema, self._batches())
+        self._paths = [store.root / path for path in self.ready.paths]
+        self.opened = Opened(tuple(self._parts.path), tuple(s.first_seq for s in self._segments))
+        batches = self._batches()
+        memory = snapshot.table.arrow(store.numeric, memory=True)
+        self._labels = [field.name for field in memory if pa.types.is_dictionary(field.type)]
+        costs = len(self._parts) > 0 or any(memory.field(name).type != kind for name, kind in self._columns)
+        if ahead is not None and costs:
+            batches = _one_ahead(batches, ahead)
+        self.reader = pa.RecordBatchReader.from_batches(schema, batches)
 
     def stop(self) -> None:
         """Let whoever reads get an error in place of the next batch."""
         self._stopped = True
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        for reader in self._readers():
-            for batch in reader:
-                if self._stopped:
-                    raise CancelledError("the query was cancelled.")
-                if batch.num_rows:
-                    yield batch
+        for arrays in chain(self._read_segments(), self._read_parts()):
+            if self._stopped:
+                raise CancelledError("the query was cancelled.")
+            if len(arrays[0]):
+                yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _readers(self) -> Iterator[pa.RecordBatchReader]:
-        if self._segments:
-            yield self._read_segments(self._segments)
-        if self._paths:
-            where = _not_after(self._upto) if self._late_parts else None
-            try:
-                yield read_parts(self._paths, self._memory, self._columns, where=where, batch_rows=self._batch_rows)
-            except (OSError, pa.ArrowException) as error:
-                raise StorageError(f"the parts cannot be read: {str(error).splitlines()[0]}.") from None
+    def _read_segments(self) -> Iterator[list[pa.Array]]:
+        for segment in self._segments:
+            rows = segment.batch
+            if self._upto is not None and segment.last_seq > self._upto:
+                rows = rows.filter(pc.less_equal(rows.column("seq"), self._upto))
+            for piece in cut(rows, self._batch_rows):
+                yield [as_type(piece.column(name), kind) for name, kind in self._columns]
 
-    def _read_segments(self, segments: list[Segment]) -> pa.RecordBatchReader:
-        rows = ds.dataset(pa.Table.from_batches([s.batch for s in segments], schema=self._memory))
-        later = self._upto is not None and any(s.last_seq > self._upto for s in segments)
-        where = _not_after(self._upto) if later else None
-        return rows.scanner(columns=self._columns, filter=where, batch_size=self._batch_rows).to_reader()
+    def _read_parts(self) -> Iterator[list[pa.Array]]:
+        parts = self._parts
+        for path, exchange, symbol, last in zip(self._paths, parts.exchange, parts.symbol, parts.max_seq, strict=True):
+            yield from read_batches(
+                path,
+                self._columns,
+                {"exchange": exchange, "symbol": symbol},
+                self._labels,
+                upto=self._upto if self._upto is not None and last > self._upto else None,
+                rows=self._batch_rows,
+                threads=self._ahead is not None,
+            )
 
 
-def _not_after(seq: int | None) -> pc.Expression:
-    return pc.field("seq") <= pc.scalar(seq)
+class PlainScans:
+    """Opens the plain scans of ``store``."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(thread_name_prefix="plain-scan")
+
+    def open(
+        self, plan: Plan, cuts: Mapping[str, int] | None, rows: int, held: ExitStack, share: Share | None
+    ) -> PlainScan | None:
+        """Return the scan that is all there is to ``plan``, or None if the engine is to run it.
+
+        ``cuts`` and ``share`` are as in ``Engine.execute``, the others as in ``PlainScan``.
+        """
+        plain = plain_reading(plan, self._store.numeric)
+        if plain is None:
+            return None
+        reading, columns = plain
+        upto = None if cuts is None else cuts.get(reading.table.name, 0)
+        snapshot = share.snapshot if share is not None else self._store.snapshot(reading.table.name, upto)
+        if len(snapshot.parts) and not plan.dictionaries:
+            return None  # texts of parts are read faster by the engine
+        return PlainScan(
+            self._store,
+            snapshot,
+            columns,
+            plan.schema,
+            upto=upto,
+            batch_rows=rows,
+            held=held,
+            ahead=self._pool if share is None else None,
+        )
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _as(column: str, kind: pa.DataType, memory: pa.Schema) -> pc.Expression:
-    found = pc.field(column)
-    return found if memory.field(column).type == kind else found.cast(kind)
+def _one_ahead(batches: Iterator[pa.RecordBatch], pool: Executor) -> Iterator[pa.RecordBatch]:
+    """Yield ``batches``, each made while the one before it is used."""
+    coming = pool.submit(next, batches, None)
+    while (batch := coming.result()) is not None:
+        coming = pool.submit(next, batches, None)
+        yield batch

@@ -1,52 +1,71 @@
-"""Reading the rows of many parts in C++, one part after the other, while earlier rows are on their way.
+"""Reading the rows of a part batch by batch, and no further than somebody asks.
 
-The rule of this file: what is read has been opened by ``store.access``, which found it whole.
+The rule of this file: what is read has been opened by ``store.access``, which found it whole. Of the labels that all
+rows of a part share, nothing is read: they are those of its partition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-from pyarrow import fs
+import pyarrow.parquet as pq
 
-_BATCHES_AHEAD = 4
-_PARTS_AHEAD = 2
+from tickflight_server.errors import StorageError
+from tickflight_server.store.partition import DAMAGED_HINT
+from tickflight_server.store.ring import cut
+
+_ROWS = 131_072
+Columns = Sequence[tuple[str, pa.DataType]]
+"""Names of columns, and the types to give them in."""
 
 
-def read_parts(
-    paths: Sequence[str],
-    schema: pa.Schema,
-    columns: Mapping[str, pc.Expression],
+def read_batches(
+    path: Path,
+    columns: Columns,
+    same: Mapping[str, str],
+    labels: Sequence[str],
     *,
-    where: pc.Expression | None,
-    batch_rows: int,
-) -> pa.RecordBatchReader:
-    """Return ``columns`` of the rows of the files ``paths``, all of which have the columns of ``schema``.
+    upto: int | None,
+    rows: int,
+    threads: bool,
+) -> Iterator[list[pa.Array]]:
+    """Yield ``columns`` of the part at ``path`` in batches of at most ``rows`` rows.
 
-    ``schema`` is the table's in memory: labels are read as dictionaries, which takes half the time, and whoever wants
-    text casts them. Only some batches are read ahead of the reader, however slow it is.
+    ``same`` are the columns that hold one text in all of its rows. Rows with a ``seq`` after ``upto``, if it is given,
+    are left out. ``labels`` are read as dictionaries, which takes half the time of reading them as texts.
 
     Raises:
-        OSError, pa.ArrowException: a file cannot be read; also while the rows are.
+        StorageError: the file cannot be read.
     """
-    labels = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-    form = ds.ParquetFileFormat(
-        read_options=ds.ParquetReadOptions(dictionary_columns=labels),
-        # whole row groups would be read into memory first: on a disk of one's own that gains nothing
-        default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False),
-    )
-    found = ds.FileSystemDatasetFactory(fs.LocalFileSystem(), list(paths), form, ds.FileSystemFactoryOptions())
-    return (
-        found.finish(schema)
-        .scanner(
-            columns=dict(columns),
-            filter=where,
-            batch_size=batch_rows,
-            batch_readahead=_BATCHES_AHEAD,
-            fragment_readahead=_PARTS_AHEAD,
-        )
-        .to_reader()
-    )
+    constants = {name: _repeated(same[name], kind, rows) for name, kind in columns if name in same}
+    read = [name for name, _ in columns if name not in same]
+    if upto is not None or not read:
+        read.append("seq")
+    try:
+        with pq.ParquetFile(path, read_dictionary=labels, pre_buffer=False) as file:
+            # each call begins pages and dictionaries anew: many rows at a time, and slices of them
+            for many in file.iter_batches(_ROWS, columns=list(dict.fromkeys(read)), use_threads=threads):
+                found = many if upto is None else many.filter(pc.less_equal(many.column("seq"), upto))
+                for batch in cut(found, rows):
+                    size = batch.num_rows
+                    yield [
+                        constants[name].slice(0, size) if name in constants else as_type(batch.column(name), kind)
+                        for name, kind in columns
+                    ]
+    except (OSError, pa.ArrowException) as error:
+        text = str(error).splitlines()[0]
+        raise StorageError(f"cannot read the part {path.name}: {text}.", hint=DAMAGED_HINT) from None
+
+
+def as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return ``column`` in type ``kind``, as it is where it has it."""
+    return column if column.type == kind else column.cast(kind)
+
+
+def _repeated(text: str, kind: pa.DataType, rows: int) -> pa.Array:
+    if pa.types.is_dictionary(kind):
+        return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, kind.index_type), rows), pa.array([text]))
+    return pa.repeat(pa.scalar(text, kind), rows)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tickflight_server.errors import StorageError
+from tickflight_server.store.part_reader import read_batches
+
+LABEL = pa.dictionary(pa.int32(), pa.string())
+SAME = {"symbol": "BTC-USDT"}
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    columns = {
+        "symbol": ["BTC-USDT"] * 10,
+        "side": ["buy", None] * 5,
+        "price": [float(i) for i in range(10)],
+        "seq": pa.array(range(1, 11), pa.int64()),
+    }
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=4)
+    return path
+
+
+def read(
+    path: Path, *columns: tuple[str, pa.DataType], upto: int | None = None, rows: int = 100
+) -> list[list[pa.Array]]:
+    return list(read_batches(path, columns, SAME, ["symbol", "side"], upto=upto, rows=rows, threads=False))
+
+
+def test_columns_come_in_the_types_and_the_order_that_are_asked_for(part: Path) -> None:
+    for kind in (LABEL, pa.string()):
+        batches = read(part, ("price", pa.float64()), ("side", kind), ("symbol", kind))
+        assert [array.type for array in batches[0]] == [pa.float64(), kind, kind]
+        price, side, symbol = (pa.chunked_array([b[i] for b in batches]).to_pylist() for i in range(3))
+        assert (price, side, symbol) == ([float(i) for i in range(10)], ["buy", None] * 5, ["BTC-USDT"] * 10)
+
+
+def test_batches_are_no_longer_than_asked(part: Path) -> None:
+    sizes = [len(arrays[0]) for arrays in read(part, ("symbol", pa.string()), rows=3)]
+    assert sum(sizes) == 10
+    assert max(sizes) <= 3
+
+
+def test_rows_after_the_cut_are_left_out(part: Path) -> None:
+    for upto in range(12):
+        found = [
+            s for (price, symbol) in read(part, ("price", pa.float64()), ("symbol", LABEL), upto=upto) for s in price
+        ]
+        assert len(found) == min(upto, 10)
+
+
+def test_damage_is_told_with_the_parts_name(part: Path) -> None:
+    part.write_bytes(b"PAR1" + part.read_bytes()[4:-8])
+    with pytest.raises(StorageError, match=r"part\.parquet"):
+        read(part, ("price", pa.float64()))
