@@ -115,6 +115,11 @@ def may_match(node: Filter, candidates: Candidates) -> Mask:
     return _weigh(node, candidates)[0]
 
 
+def may_fail(node: Filter, candidates: Candidates) -> Mask:
+    """Return for each candidate whether some row of it may not satisfy ``node``."""
+    return _weigh(node, candidates)[1]
+
+
 def _weigh(node: Filter, candidates: Candidates) -> Masks:
     match node:
         case And(left, right):
