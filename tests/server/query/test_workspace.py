@@ -153,7 +153,7 @@ def here(engine: Engine, store: Store) -> SqlHere:
 
 def objects(here: SqlHere) -> list[Any]:
     with here.engine.workspace.connection() as connection:
-        here.engine.give_empty(connection)
+        here.engine.opening.give_empty(connection)
         return connection.execute(OBJECTS).fetchall()
 
 
