@@ -130,6 +130,10 @@ class StatementReader:
         self.macros: Collection[str] = ()
         """The users' own table functions."""
 
+    def close(self) -> None:
+        """Let the connection go."""
+        self._connection.close()
+
     def read(self, sql: str) -> Statement:
         """Return what ``sql`` is.
 
