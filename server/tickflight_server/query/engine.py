@@ -151,7 +151,7 @@ class Engine:
             if isinstance(statement, Writing):
                 raise NoQueryError(f"{statement.verb} is no query.", hint=READING)
         else:
-            statement = sql
+            statement = self.resolved(sql)  # views may be others since it was prepared
         asked = [] if guessed else [(travel, travel.asked(parameters)) for travel in statement.travels]
         left = statement.left(parameters)
         now_us = self.clock.now_us()

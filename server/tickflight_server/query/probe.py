@@ -87,6 +87,7 @@ class Prober:
     def _register(self, reading: Reading) -> _Probe:
         # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing
         probe = _Probe(reading.table.arrow(self._numeric).empty_table())
+        probe.seen = []
         self._connection.register(reading.view, probe)
         return probe
 

@@ -42,10 +42,15 @@ def read_batches(
     """
     constants = {name: _repeated(same[name], kind, rows) for name, kind in columns if name in same}
     read = [name for name, _ in columns if name not in same]
-    if upto is not None or not read:
+    if upto is not None:
         read.append("seq")
     try:
         with pq.ParquetFile(path, read_dictionary=labels, pre_buffer=False) as file:
+            if not read:  # the footer says how many rows there are
+                count = file.metadata.num_rows
+                for start in range(0, count, rows):
+                    yield [constants[name].slice(0, min(rows, count - start)) for name, _ in columns]
+                return
             # each call begins pages and dictionaries anew: many rows at a time, and slices of them
             for many in file.iter_batches(_ROWS, columns=list(dict.fromkeys(read)), use_threads=threads):
                 found = many if upto is None else many.filter(pc.less_equal(many.column("seq"), upto))

@@ -58,3 +58,16 @@ def test_damage_is_told_with_the_parts_name(part: Path) -> None:
     part.write_bytes(b"PAR1" + part.read_bytes()[4:-8])
     with pytest.raises(StorageError, match=r"part\.parquet"):
         read(part, ("price", pa.float64()))
+
+
+def test_labels_alone_take_no_other_column(part: Path) -> None:
+    """A query that names no column compares none with its checksum."""
+    whole, chunk = part.read_bytes(), pq.read_metadata(part).row_group(0).column(3)
+    part.write_bytes(whole[: chunk.data_page_offset] + bytes(8) + whole[chunk.data_page_offset + 8 :])
+    with pytest.raises(StorageError):
+        read(part, ("seq", pa.int64()))
+    for rows in (3, 100):
+        batches = read(part, ("symbol", LABEL), ("symbol", pa.string()), rows=rows)
+        assert [len(b) for b in batches] == {3: [2, 2, 2, 2], 100: [2]}[rows]
+        for place in (0, 1):
+            assert [v for b in batches for v in b[place].to_pylist()] == ["BTC-USDT"] * 10
