@@ -74,8 +74,9 @@ class Engine:
         folder = "" if Path.cwd() == store.root else f"{store.root}/"
         sources = Sources(store, folder)
         database = make_database(store, settings, folder, workspace)
-        self._turns = Turns(settings.threads or os.cpu_count() or 1)
-        self._plain = PlainScans(store)
+        threads = settings.threads or os.cpu_count() or 1
+        self._turns = Turns(threads)
+        self._plain = PlainScans(store, threads)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self.connections = Connections(database, store.numeric, settings.sql_bytes_max)
         books = Books(store, sources, self.connections, settings)
