@@ -14,8 +14,8 @@ from flight_here import START_US
 from tickflight_server.errors import StorageError
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.filters import And, Compare, Filter, In, IsNull, Literal, Not, Or, Unknown
-from tickflight_server.query.known import known_labels, passing_columns
 from tickflight_server.query.probe import Filters
+from tickflight_server.query.unread import known_labels, passing_columns
 from tickflight_server.store import Store
 from tickflight_server.store.partition import Part, PartitionKey
 from tickflight_server.store.parts import PartIndex, make_index
