@@ -41,6 +41,7 @@ class KnownPlans:
         self._names = names
         self._schemas: Recent[pa.Schema] = Recent()
         self._filters: Recent[Mapping[str, Filters | None]] = Recent()
+        self._parameters: Recent[pa.Schema] = Recent()
 
     def find(self, statement: Statement, parameters: Parameters, now_us: int, options: Options) -> Plan | None:
         """Return a statement's plan, None if the engine has to make it."""
@@ -78,8 +79,7 @@ class KnownPlans:
     def keep(self, plan: Plan, version: int, options: Options) -> None:
         """Keep what the engine told of a statement, when what users had made was ``version``."""
         statement = plan.statement
-        ours = statement.types <= builtins().types and not self._names(statement) and _of_ours(statement, options)
-        key = _key(statement, plan.parameters, options) if ours else None
+        key = _key(statement, plan.parameters, options) if self._is_ours(statement, options) else None
         if key is None:
             return
         if _understood(statement, options):
@@ -89,6 +89,22 @@ class KnownPlans:
         ):
             self._schemas.put(key, version, plan.schema)
             self._filters.put(key, version, plan.filters)
+
+    def parameters(self, statement: Statement, options: Options) -> pa.Schema | None:
+        """Return the types of a statement's parameters, None if the engine has to tell."""
+        key = _key(statement, (), options)
+        return None if key is None else self._parameters.get(key, self._version())
+
+    def keep_parameters(self, statement: Statement, schema: pa.Schema, version: int, options: Options) -> None:
+        """Keep what the engine told of a statement's parameters; ``version`` as in ``keep``."""
+        key = _key(statement, (), options) if self._is_ours(statement, options) else None
+        if key is not None:
+            self._parameters.put(key, version, schema)
+
+    def _is_ours(self, statement: Statement, options: Options) -> bool:
+        """Return whether a statement names nothing that users have made, or may have."""
+        ours = statement.types <= builtins().types and _of_ours(statement, options)
+        return ours and not self._names(statement)
 
     @property
     def version(self) -> int:

@@ -14,8 +14,9 @@ from tickflight_server.config import QuerySettings
 from tickflight_server.errors import CancelledError, ServerError
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.known import KnownPlans
-from tickflight_server.query.own_rows import OwnRows
+from tickflight_server.query.own_rows import OwnRows, parameter_fields
 from tickflight_server.query.own_values import evaluate
+from tickflight_server.query.parameter_types import parameter_schema
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.session import Options, Seat
 from tickflight_server.query.statement import Parameters, Statement
@@ -23,6 +24,7 @@ from tickflight_server.query.texts import is_small
 from tickflight_server.query.travel import Travel
 from tickflight_server.query.turns import Turns
 from tickflight_server.query.workspace import Workspace
+from tickflight_server.query.writing import Writing
 from tickflight_server.store import Store
 
 Started = Callable[[Callable[[], None]], None]
@@ -66,6 +68,28 @@ class Planner:
         now_us = self._clock.now_us()
         known = None if seat is not None else self._known_plan(statement, parameters, now_us, options, guessed=guessed)
         return known or self.search(statement, parameters, now_us, guessed, options, seat, started)
+
+    def parameter_schema(
+        self, statement: Statement | Writing, names: tuple[str, ...], options: Options, seat: Seat | None
+    ) -> pa.Schema:
+        """Return a field for each of a statement's parameters; see ``Engine.parameter_schema``."""
+        if not names:
+            return pa.schema([])
+        query = statement if seat is None and isinstance(statement, Statement) else None
+        known = None if query is None else self._known.parameters(query, options)
+        if known is not None:
+            return known
+        version = self._known.version
+        with self._connections.prober(options, seat) as prober:
+            if isinstance(statement, Writing) or not statement.owns:
+                schema = parameter_schema(prober.connection, statement.sql, names)
+            else:
+                owns = evaluate(prober.connection, statement.owns, (), self._clock.now_us(), guessed=True)
+                with prober.knowing(self._own_rows.schemas(owns)):
+                    schema = parameter_fields(statement, parameter_schema(prober.connection, statement.sql, names))
+        if query is not None:
+            self._known.keep_parameters(query, schema, version, options)
+        return schema
 
     def _known_plan(
         self, statement: Statement, parameters: Parameters, now_us: int, options: Options, *, guessed: bool

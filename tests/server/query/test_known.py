@@ -105,3 +105,17 @@ def test_statement_that_fails_is_told_each_time(engine: Engine) -> None:
     for _ in range(2):
         with pytest.raises(StatementError, match="LINE 1"):
             engine.plan("SELECT nix FROM trades WHERE symbol = 'a'")
+
+
+def test_types_of_parameters_are_asked_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = "SELECT price FROM trades WHERE symbol = ? AND timestamp > ?"
+    statement = engine.read(sql)
+    first = engine.parameter_schema(statement, ("1", "2"), Options(), None)
+    assert first.types == [pa.string(), pa.timestamp("us")]
+    monkeypatch.setattr(engine.connections, "prober", None)
+    assert engine.parameter_schema(statement, ("1", "2"), Options(), None) == first
+
+
+def test_warm_engine_has_run_what_a_first_query_needs(engine: Engine) -> None:
+    engine.warm_up()
+    assert engine.plan("SELECT 1").schema.types == [pa.int32()]
