@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from tickflight_server.errors import CancelledError
 from tickflight_server.query.ahead import Ahead, Batches
+from tickflight_server.query.matching import MatchingScan
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.shares import Share
 from tickflight_server.query.sources import Opened, chosen, hold
@@ -34,16 +35,17 @@ Columns = Mapping[str, str]
 def plain_reading(plan: Plan, numeric: NumericType) -> tuple[Reading, Columns] | None:
     """Return what ``plan`` reads and the columns that it takes of it, or None where that is not all that it does."""
     statement, readings = plan.statement, plan.statement.readings()
-    if statement.columns is None or not statement.rowwise or len(readings) != 1 or statement.owns:
+    chosen_columns = statement.where.taken if plan.exact and statement.where else statement.columns
+    if chosen_columns is None or not statement.rowwise or len(readings) != 1 or statement.owns:
         return None
     (reading,) = readings
     # one scan of everything was seen: the name is the stored table's, and no user's of the same name
-    if reading.travel is not None or plan.filters.get(reading.key) != [None]:
+    if reading.travel is not None or not (plan.exact or plan.filters.get(reading.key) == [None]):
         return None
     wire = reading.table.arrow(numeric, memory=plan.dictionaries)
     names = {name.lower(): name for name in wire.names}
     taken: list[tuple[str, str]] = []
-    for column, name in statement.columns:
+    for column, name in chosen_columns:
         if column == "*":
             taken += [(n, n) for n in wire.names]
         elif column.lower() in names:
@@ -56,7 +58,7 @@ def plain_reading(plan: Plan, numeric: NumericType) -> tuple[Reading, Columns] |
 
 def with_dictionaries(plan: Plan, numeric: NumericType) -> Plan:
     """Return ``plan`` with dictionaries in its schema in the place of names, or unchanged if it is not a plain one."""
-    plain = plain_reading(plan, numeric)
+    plain = None if plan.exact else plain_reading(plan, numeric)
     if plain is None:
         return plan
     reading, columns = plain
@@ -99,6 +101,7 @@ class PlainScan:
         self._columns = [(column, schema.field(name).type) for name, column in columns.items()]
         self._schema = schema
         self._upto, self._batch_rows = upto, batch_rows
+        self.passes_python = True
         self._stopped = False
         hold(snapshot, held)
         self._segments, self._parts = chosen(snapshot, None, upto)
@@ -161,7 +164,7 @@ class PlainScans:
 
     def open(
         self, plan: Plan, cuts: Mapping[str, int] | None, rows: int, held: ExitStack, share: Share | None
-    ) -> PlainScan | None:
+    ) -> PlainScan | MatchingScan | None:
         """Return the scan that is all there is to ``plan``, or None if the engine is to run it.
 
         ``cuts`` and ``share`` are as in ``Engine.execute``, the others as in ``PlainScan``.
@@ -172,6 +175,8 @@ class PlainScans:
         reading, columns = plain
         upto = None if cuts is None else cuts.get(reading.table.name, 0)
         snapshot = share.snapshot if share is not None else self._store.snapshot(reading.table.name, upto)
+        if plan.exact:
+            return None if share is not None else _matching(plan, reading, columns, snapshot, upto, rows, held)
         turn = share is not None and self._one_opens.acquire(timeout=TURN_S)
         try:
             return PlainScan(
@@ -191,3 +196,23 @@ class PlainScans:
     def close(self) -> None:
         """Let the threads go."""
         self._ahead.close()
+
+
+def _matching(
+    plan: Plan,
+    reading: Reading,
+    columns: Columns,
+    snapshot: TableSnapshot,
+    upto: int | None,
+    rows: int,
+    held: ExitStack,
+) -> MatchingScan | None:
+    """Return the scan of the rows that meet an exact plan's filter, None if parts may have some."""
+    filters = plan.filters[reading.key]
+    if not filters or filters[0] is None:
+        return None
+    segments, parts = chosen(snapshot, filters, upto)
+    if len(parts):
+        return None
+    kinds = [(column, plan.schema.field(number).type) for number, column in enumerate(columns.values())]
+    return MatchingScan(snapshot, segments, filters[0], kinds, plan.schema, upto=upto, batch_rows=rows, held=held)
