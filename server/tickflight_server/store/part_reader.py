@@ -60,7 +60,7 @@ def read_batches(
                     for name, kind in columns
                 ]
     except (OSError, pa.ArrowException) as error:
-        text = str(error).splitlines()[0]
+        text = str(error).splitlines()[0].replace(f"{path.parent}/", "")  # a client has no use for the server's folders
         raise StorageError(f"cannot read the part {path.name}: {text}.", hint=DAMAGED_HINT) from None
 
 

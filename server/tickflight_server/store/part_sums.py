@@ -87,20 +87,24 @@ def columns_are_whole(path: Path, end: str, columns: Collection[str]) -> bool:
 def _read_end(descriptor: int, end: str) -> tuple[Table, list[str]] | None:
     """Return the chunks and the names of the columns; None if the end is not as ``end`` says."""
     size = os.fstat(descriptor).st_size
-    data = _read(descriptor, max(0, size - _END_GUESS), min(size, _END_GUESS))
+    data = _last(descriptor, size, min(size, _END_GUESS))
     try:
-        footer = _FOOTER.size + _FOOTER.unpack(data[-_FOOTER.size :])[0]
-        if len(data) < footer + _SIZES.size and len(data) < size:
-            data = _read(descriptor, max(0, size - 2 * footer - _END_GUESS), min(size, 2 * footer + _END_GUESS))
-        groups, columns, length, magic = _SIZES.unpack_from(data, len(data) - footer - _SIZES.size)
-        begin = len(data) - footer - _SIZES.size - length - groups * columns * 24
-        if magic != _MAGIC or begin < 0:
+        length = _FOOTER.size + _FOOTER.unpack(data[-_FOOTER.size :])[0] + _SIZES.size
+        data = _last(descriptor, size, length, data)
+        groups, columns, named, magic = _SIZES.unpack_from(data, len(data) - length)
+        length += named + groups * columns * 24
+        if magic != _MAGIC or length > size:
             return None
-        table = np.frombuffer(data, dtype="<u8", count=groups * columns * 3, offset=begin).reshape(groups, columns, 3)
-        behind = max(4, int((table[:, :, 0] + table[:, :, 1]).max(initial=0))) - (size - len(data))
-        if not 0 <= behind <= begin or xxhash.xxh3_64_hexdigest(data[behind:]) != end:
+        data = _last(descriptor, size, length, data)
+        sums = data[len(data) - length :]
+        table = np.frombuffer(sums, dtype="<u8", count=groups * columns * 3).reshape(groups, columns, 3)
+        behind = max(4, int((table[:, :, 0] + table[:, :, 1]).max(initial=0)))
+        if behind > size - length:
             return None
-        names = data[begin + groups * columns * 24 :][:length].decode()
+        data = _last(descriptor, size, size - behind, data)
+        if xxhash.xxh3_64_hexdigest(data[len(data) - (size - behind) :]) != end:
+            return None
+        names = sums[groups * columns * 24 :][:named].decode()
     except (struct.error, ValueError):
         return None
     return table, names.split("\n")
@@ -136,6 +140,11 @@ def _runs(chunks: list[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, i
 
 def _length(run: list[tuple[int, int, int]]) -> int:
     return run[-1][0] + run[-1][1] - run[0][0]
+
+
+def _last(descriptor: int, size: int, length: int, known: bytes = b"") -> bytes:
+    """Return the last ``length`` bytes of a file of ``size``, or more of them if more are ``known``."""
+    return known if len(known) >= length else _read(descriptor, max(0, size - length), min(size, length))
 
 
 def _read(descriptor: int, offset: int, size: int) -> bytes:

@@ -118,7 +118,10 @@ def partition_rows(table: pa.Table) -> Partitioned:
     exchanges, symbols = (_ranks(table.column(n).chunk(0)) for n in ("exchange", "symbol"))
     times = table.column("timestamp").cast(pa.int64()).to_numpy()
     days, day = _days(times)
-    group = (exchanges.ranks * len(symbols.names) + symbols.ranks) * len(days) + day
+    ranks = exchanges.ranks
+    if len(exchanges.names) * len(symbols.names) * len(days) > np.iinfo(ranks.dtype).max:
+        ranks = ranks.astype(np.int64)
+    group = (ranks * len(symbols.names) + symbols.ranks) * len(days) + day
     order = _in_order(group, times, table.column("seq").to_numpy())
     group = group[order]
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])

@@ -60,6 +60,13 @@ def test_damage_is_told_with_the_parts_name(part: Path) -> None:
         read(part, ("price", pa.float64()))
 
 
+def test_a_part_that_is_gone_is_told_without_the_servers_folders(part: Path) -> None:
+    part.unlink()
+    with pytest.raises(StorageError, match=r"part\.parquet") as told:
+        read(part, ("price", pa.float64()))
+    assert str(part.parent) not in str(told.value)
+
+
 def test_labels_alone_take_no_other_column(part: Path) -> None:
     """A query that names no column compares none with its checksum."""
     whole, chunk = part.read_bytes(), pq.read_metadata(part).row_group(0).column(3)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,7 +19,8 @@ from store_parts import OPTIONS, TRADES, number_rows, write_parts
 
 from tickflight_server.errors import StorageError
 from tickflight_server.paths import parse_part_file_name, part_checksum
-from tickflight_server.store.partition import DAY_US, Part, PartOptions, PartWriter, partition_rows
+from tickflight_server.schemas import STORED
+from tickflight_server.store.partition import DAY_US, Part, PartitionKey, PartOptions, PartWriter, partition_rows
 
 
 def write(folder: Path, *batches: pa.RecordBatch, options: PartOptions = OPTIONS) -> list[Part]:
@@ -225,3 +227,28 @@ def test_a_part_of_some_size_has_statistics_of_all_columns(
     (part,) = write(tmp_path / "trades", number_rows(trades(3000), 1))
     group = pq.read_metadata(tmp_path / "trades" / part.path).row_group(0)
     assert all(group.column(i).is_stats_set for i in range(group.num_columns))
+
+
+def test_many_days_of_many_symbols_and_exchanges_are_told_apart() -> None:
+    """Their combinations are more than a small number can count."""
+    exchanges, symbols, days = 300, 30_000, 300
+    places = np.arange(days)
+    label = {
+        "exchange": (places, [f"E{i:05}" for i in range(exchanges)]),
+        "symbol": (symbols - 1 - places, [f"S{i:05}" for i in range(symbols)]),
+    }
+    schema = STORED["ticker"].arrow(memory=True)
+    times = pa.array(places * DAY_US).cast(pa.timestamp("us"))
+    columns = []
+    for field in schema:
+        if field.name in label:
+            codes, names = label[field.name]
+            columns.append(pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names)))
+        elif field.name == "seq":
+            columns.append(pa.array(places + 1))
+        else:
+            columns.append(times if pa.types.is_timestamp(field.type) else pa.nulls(days, field.type))
+    found = partition_rows(pa.table(columns, schema=schema))
+    assert sorted(found.keys) == [
+        PartitionKey(f"E{day:05}", f"S{symbols - 1 - day:05}", day) for day in places.tolist()
+    ]
