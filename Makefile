@@ -19,7 +19,7 @@ help:
 	@echo "make test [ARGS=\"-k name\"]        install, then run the tests"
 	@echo "make tools [TOOLS=\"dbt superset\"] install other projects' tools, each into its own environment, for their tests"
 	@echo "make lint                         ruff, mypy, import-linter"
-	@echo "make bench [ARGS=\"size\"]          figures, one JSON line each"
+	@echo "make bench [ARGS=\"size\"]          measure, keep the figures in bench/results, draw bench/report.html"
 	@echo "make crash [ARGS=\"--crash-seed 7\"] every crash and disk fault there is; long, see proto-notes/crash-testing.md"
 	@echo "make fuzz [ARGS=\"--crash-seed 7\"]  a hundred thousand messages of noise, to the decoder and to a server"
 	@echo "make proto                        generate the protobuf code anew"
@@ -45,7 +45,7 @@ fuzz: $(DEV_STAMP)
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p tickflight -p tickflight_server
+	$(BIN)/mypy -p tickflight -p tickflight_server -p bench
 	$(BIN)/lint-imports
 
 bench: $(DEV_STAMP)

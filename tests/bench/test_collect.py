@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from bench import collect
+from bench.names import ALL
 
 
 @pytest.fixture
@@ -34,3 +35,9 @@ def test_a_name_that_is_none_is_refused_with_those_that_are() -> None:
     ended = subprocess.run([sys.executable, "-m", "bench", "nothing"], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "read_ring" in ended.stderr
+
+
+def test_every_benchmark_that_is_named_is_there() -> None:
+    folder = Path(collect.__file__).parent
+    for name in ALL:
+        assert (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists(), name

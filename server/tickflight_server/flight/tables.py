@@ -16,7 +16,7 @@ class Tables:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._own = [TableInfo(CATALOG, s, n, "table", a, remark) for s, n, remark, a in engine.tables()]
+        self._own = [TableInfo(CATALOG, s, n, "table", a, remark) for s, n, remark, a in engine.opening.tables()]
 
     def tables(self) -> list[TableInfo]:
         """Return all tables and views."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,35 +17,35 @@ import pyarrow as pa
 
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import MIB, QuerySettings
-from tickflight_server.errors import BusyError, CancelledError, ServerError, TooLargeError
+from tickflight_server.errors import BusyError, ServerError, TooLargeError
 from tickflight_server.query.books import Books
 from tickflight_server.query.connections import Connections
-from tickflight_server.query.database import make_database, run, set_now
+from tickflight_server.query.database import make_database, run
 from tickflight_server.query.execution import Execution, batch_rows_for
 from tickflight_server.query.failures import translate
-from tickflight_server.query.own_rows import OwnRows, Wanted, parameter_fields, refuse_streams
-from tickflight_server.query.own_values import evaluate
-from tickflight_server.query.parameter_types import parameter_schema, result_schema
+from tickflight_server.query.matching import MatchingScan
+from tickflight_server.query.opening import Cuts, Opening
+from tickflight_server.query.own_rows import OwnRows, refuse_streams
+from tickflight_server.query.parameter_types import result_schema
 from tickflight_server.query.plain import PlainScan, PlainScans, with_dictionaries
 from tickflight_server.query.plan import Plan
-from tickflight_server.query.probe import Filters
+from tickflight_server.query.planning import Planner, Started
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
 from tickflight_server.query.shares import Share, split
-from tickflight_server.query.sources import Opened, Sources, take_back
-from tickflight_server.query.statement import READING, NoQueryError, Parameters, Reading, Statement, view_name
+from tickflight_server.query.sources import Sources, take_back
+from tickflight_server.query.statement import READING, NoQueryError, Parameters, Statement
 from tickflight_server.query.stopping import Stopper, Stops
-from tickflight_server.query.system import TABLES as SYSTEM_TABLES
-from tickflight_server.query.system import FeedBoard, SystemSource, make_table
+from tickflight_server.query.system import FeedBoard
 from tickflight_server.query.texts import Texts, is_small, leaves_nothing
-from tickflight_server.query.travel import Travel
 from tickflight_server.query.turns import Turns
 from tickflight_server.query.workspace import Workspace
 from tickflight_server.query.writing import Writing
-from tickflight_server.schemas import STORED
-from tickflight_server.store import Store, TableSnapshot
+from tickflight_server.store import Store
 
-Started = Callable[[Callable[[], None]], None]
-"""Is given what cancels a statement, as soon as there is something to cancel."""
+_FIRST_QUERIES = (
+    "SELECT * FROM market.trades WHERE symbol = '' AND timestamp > now() - INTERVAL 1 SECOND",
+    "SELECT symbol, max(price) FROM market.trades WHERE seq < 0 OR symbol = '' GROUP BY symbol ORDER BY symbol LIMIT 1",
+)
 
 
 class Engine:
@@ -69,33 +68,31 @@ class Engine:
     ) -> None:
         self.store = self._store = store
         self.settings = self._settings = settings
-        self._clock = clock or SystemClock()
-        self.feeds = feeds or FeedBoard(self._clock)
+        self.clock = clock or SystemClock()
+        self.feeds = feeds or FeedBoard(self.clock)
         # a server works in its data folder, so that an error of the engine in the middle of a stream, which nobody
         # can reword, has no path of the machine in it
-        self._folder = "" if Path.cwd() == store.root else f"{store.root}/"
-        self._sources = Sources(store, self._folder)
-        database = make_database(store, settings, self._folder, workspace)
-        self._turns = Turns(settings.threads or os.cpu_count() or 1)
-        self._plain = PlainScans(store)
+        folder = "" if Path.cwd() == store.root else f"{store.root}/"
+        sources = Sources(store, folder)
+        database = make_database(store, settings, folder, workspace)
+        threads = settings.threads or os.cpu_count() or 1
+        self._turns = Turns(threads)
+        self._plain = PlainScans(store, threads)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self.connections = Connections(database, store.numeric, settings.sql_bytes_max)
-        books = Books(store, self._sources, self.connections, settings)
+        books = Books(store, sources, self.connections, settings)
         self.own_rows = OwnRows(store.numeric, {"book_at": books.book_at, "books": books.books})
-        self.workspace = Workspace(self.connections, self.give_empty)
+        self.opening = Opening(store, sources, self.feeds, self.own_rows)
+        self.workspace = Workspace(self.connections, self.opening.give_empty)
         self._texts = Texts(self.connections, self.workspace)
+        self._planner = Planner(
+            store, self.connections, self.own_rows, self.workspace, self._turns, self.clock, settings, self.translate
+        )
 
     @property
     def engine_version(self) -> str:
         """DuckDB's version."""
         return str(duckdb.__version__)
-
-    def tables(self) -> Iterator[tuple[str, str, str, pa.Schema]]:
-        """Yield schema, name, comment and Arrow schema of every table of the server's own."""
-        for name, table in STORED.items():
-            yield table.schema, name, table.comment, table.arrow(self._store.numeric)
-        for name, (schema, _, comment) in SYSTEM_TABLES.items():
-            yield "system", name, comment, schema
 
     def session(self) -> SqlSession:
         """Return a new session; the caller closes it."""
@@ -159,36 +156,9 @@ class Engine:
             if isinstance(statement, Writing):
                 raise NoQueryError(f"{statement.verb} is no query.", hint=READING)
         else:
-            statement = sql
-        asked = [] if guessed else [(travel, travel.asked(parameters)) for travel in statement.travels]
-        left = statement.left(parameters)
-        now_us = self._clock.now_us()
-        try:
-            with (
-                self.connections.prober(options, seat) as prober,
-                prober.stopper() as stopper,
-                self._turns.one(small=is_small(statement)),
-            ):
-                if started is not None:
-                    started(stopper)
-                calls = evaluate(prober.connection, statement.owns, parameters, now_us, guessed=guessed)
-                with prober.knowing(self.own_rows.schemas(calls)):
-                    schema, filters = prober.find(
-                        statement, left, now_us=now_us, timeout_s=self._settings.probe_timeout_s
-                    )
-                if stopper.used:
-                    raise CancelledError("the query was cancelled.")
-        except Exception as error:
-            raise self.translate(error, statement) from None
-        versions = {travel.view: self._version(travel, value) for travel, value in asked}
-        plan = Plan(statement, left, schema, filters, now_us, versions, calls)
+            statement = self.resolved(sql)  # views may be others since it was prepared
+        plan = self._planner.plan(statement, parameters, guessed=guessed, options=options, seat=seat, started=started)
         return with_dictionaries(plan, self._store.numeric) if dictionaries else plan
-
-    def _version(self, travel: Travel, asked: int) -> int:
-        """Return the table version that an AT clause asks for; it is there."""
-        version = self._store.version_at(travel.table, asked) if travel.unit == "TIMESTAMP" else asked
-        self._store.snapshot_at(travel.table, version)
-        return version
 
     def translate(self, error: BaseException, statement: Statement | None = None) -> ServerError:
         """Return the server's error for whatever the engine raised, in the words of the caller's statement."""
@@ -197,13 +167,19 @@ class Engine:
             translated.message = statement.in_callers_words(translated.message)
         return translated
 
+    def warm_up(self) -> None:
+        """Plan and run a query that finds nothing: the first one of a process takes four times as long as the next."""
+        for sql in _FIRST_QUERIES:
+            with self.execute(self.plan(sql)) as execution:
+                execution.reader.read_all()
+
     # --- running queries
 
     def execute(
         self,
         plan: Plan,
         *,
-        cuts: Mapping[str, int] | None = None,
+        cuts: Cuts | None = None,
         batch_rows: int | None = None,
         started: Started | None = None,
         options: Options = DEFAULTS,
@@ -233,9 +209,11 @@ class Engine:
                 # somebody may still hold the result that was before on it
                 with suppress(duckdb.ResourceInUseException):
                     return self._start(self.connections.ready(options), plan, cuts, rows, started, options, held)
-            scan = self._plain.open(plan, cuts, rows, held, share)
+            with self._turns.one() if plan.exact else nullcontext():
+                scan = self._plain.open(plan, cuts, rows, held, share)
             if scan is not None and not scan.evolved:
                 return self._execute_scan(scan, started, held)
+            assert not isinstance(scan, MatchingScan)
             connection = self.connections.connect(options)
             return self._start(connection, plan, cuts, rows, started, options, held, share, scan)
         except BaseException as error:
@@ -248,7 +226,7 @@ class Engine:
         self,
         connection: duckdb.DuckDBPyConnection,
         plan: Plan,
-        cuts: Mapping[str, int] | None,
+        cuts: Cuts | None,
         rows: int,
         started: Started | None,
         options: Options,
@@ -263,7 +241,7 @@ class Engine:
             if started is not None:
                 started(stops)
             with self._turns.one(small=is_small(plan.statement)):
-                opened = self._open(connection, plan, cuts, held, stops, share, scan)
+                opened = self.opening.give(connection, plan, cuts, held, stops, share, scan)
                 reader = _stream(connection, plan, rows)
         except BaseException:
             with suppress(duckdb.Error):
@@ -273,11 +251,11 @@ class Engine:
         execution.opened = opened
         return execution
 
-    def _execute_scan(self, scan: PlainScan, started: Started | None, held: ExitStack) -> Execution:
+    def _execute_scan(self, scan: PlainScan | MatchingScan, started: Started | None, held: ExitStack) -> Execution:
         if started is not None:
             started(scan.stop)
-        self._count({scan.table: scan.opened})
-        execution = Execution(scan.reader, held, self.translate, stop=scan.stop, passes_python=True)
+        self.opening.count({scan.table: scan.opened})
+        execution = Execution(scan.reader, held, self.translate, stop=scan.stop, passes_python=scan.passes_python)
         execution.opened = {scan.table: scan.opened}
         return execution
 
@@ -306,7 +284,7 @@ class Engine:
         self,
         seat: Seat,
         plan: Plan,
-        cuts: Mapping[str, int] | None,
+        cuts: Cuts | None,
         rows: int,
         started: Started | None,
         held: ExitStack,
@@ -322,7 +300,7 @@ class Engine:
             stops = Stops(sources.enter_context(Stopper(connection)))
             if started is not None:
                 started(stops)
-            opened = self._open(connection, plan, cuts, sources, stops, None)
+            opened = self.opening.give(connection, plan, cuts, sources, stops)
             reader = _stream(connection, plan, rows)
             batches, size = [], 0
             for batch in reader:
@@ -340,63 +318,7 @@ class Engine:
         execution.opened = opened
         return execution
 
-    def _open(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        plan: Plan,
-        cuts: Mapping[str, int] | None,
-        held: ExitStack,
-        stops: Stops,
-        share: Share | None,
-        scan: PlainScan | None = None,
-    ) -> dict[str, Opened]:
-        """Give ``connection`` what the query is to see; ``scan`` has opened it already, if there is one."""
-        opened = {}
-        for reading in plan.statement.readings():
-            upto = None if cuts is None else cuts.get(reading.table.name, 0)
-            if scan is not None:
-                snapshot, ready = scan.snapshot, scan.ready
-            else:
-                snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
-                ready = None
-            opened[reading.key] = self._sources.give(
-                connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held, ready
-            )
-        self.give_system(connection, plan.statement)
-        if plan.statement.asks_now:
-            set_now(connection, plan.now_us)
-        self.own_rows.give(
-            connection,
-            plan.statement,
-            plan.calls,
-            lambda call, values: Wanted(call, values, cuts, plan.now_us, stops, held),
-        )
-        self._count(opened)
-        return opened
-
-    def _count(self, opened: Mapping[str, Opened]) -> None:
-        self._store.metrics.add("parts_opened", sum(len(o.parts) for o in opened.values()))
-        self._store.metrics.add("segments_read", sum(len(o.segments) for o in opened.values()))
-
-    def give_system(self, connection: duckdb.DuckDBPyConnection, statement: Statement) -> None:
-        """Let ``connection`` see those system tables that ``statement`` names."""
-        source = SystemSource(self._store, self.feeds)
-        for schema, name in statement.tables:
-            if name in SYSTEM_TABLES and schema in ("", "system"):
-                connection.register(view_name("system", name), make_table(name, source))
-
-    def give_empty(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Let views over the server's tables bind on ``connection``."""
-        for schema, name, _, arrow in self.tables():
-            connection.register(view_name(schema, name), arrow.empty_table())
-
-    def _snapshot(self, reading: Reading, plan: Plan, upto: int | None) -> TableSnapshot:
-        """Return what a query is to see of a table; of a version, rows after ``upto`` are still to be left out."""
-        if reading.travel is None:
-            return self._store.snapshot(reading.table.name, upto)
-        return self._store.snapshot_at(reading.table.name, plan.versions[reading.key])
-
-    def shares(self, plan: Plan, cuts: Mapping[str, int] | None) -> list[Share]:
+    def shares(self, plan: Plan, cuts: Cuts | None) -> list[Share]:
         """Return the parts that a row-wise scan of one table is to be read in, none if it is better read at once.
 
         Together they have each row of one snapshot once.
@@ -415,16 +337,7 @@ class Engine:
         self, statement: Statement | Writing, names: tuple[str, ...], options: Options, seat: Seat | None
     ) -> pa.Schema:
         """Return a field for each of a statement's parameters, of the type that its place asks for."""
-        if not names:
-            return pa.schema([])
-        with self.connections.prober(options, seat) as prober:
-            if isinstance(statement, Writing) or not statement.owns:
-                return parameter_schema(prober.connection, statement.sql, names)
-            given = self.own_rows.schemas(
-                evaluate(prober.connection, statement.owns, (), self._clock.now_us(), guessed=True)
-            )
-            with prober.knowing(given):
-                return parameter_fields(statement, parameter_schema(prober.connection, statement.sql, names))
+        return self._planner.parameter_schema(statement, names, options, seat)
 
     def returned(self, writing: Writing, options: Options, seat: Seat | None) -> pa.Schema:
         """Return the schema of what a writing statement gives back, without columns if nothing; nothing runs."""
@@ -432,48 +345,6 @@ class Engine:
             return pa.schema([])
         with self.connections.prober(options, seat) as prober:
             return result_schema(prober.connection, writing.sql) or pa.schema([])
-
-    # --- what writers use
-
-    def open_for(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        writing: Writing,
-        *,
-        plain: bool,
-        options: Options,
-        cuts: Mapping[str, int] | None,
-        held: ExitStack,
-        started: Started | None = None,
-    ) -> None:
-        """Give ``connection`` what a writing statement reads: what its query's filters let through, or all of it.
-
-        ``plain``: it has no parameters, and so its query can be planned by itself. ``cuts`` as in ``execute``.
-        """
-        set_now(connection, self._clock.now_us())
-        reads = writing.reads
-        readings = reads.readings()
-        if not writing.runs:
-            views = [view_name(schema, name) for schema, name, _, _ in self.tables()]
-            take_back(connection, views)
-            held.callback(take_back, connection, views)
-            self.give_empty(connection)
-            return
-        if not readings and not any(name in SYSTEM_TABLES for _, name in reads.tables):
-            return
-        filters: Mapping[str, Filters | None] = {}
-        if writing.query is not None and plain:
-            with suppress(ServerError):  # it names what only the transaction has: then all is opened
-                plan = self.plan(self.resolved(writing.query), options=options, started=started)
-                filters = plan.filters
-        views = [r.view for r in readings]
-        take_back(connection, views)
-        held.callback(take_back, connection, views)
-        for reading in readings:
-            upto = None if cuts is None else cuts.get(reading.table.name, 0)
-            snapshot = self._store.snapshot(reading.table.name, upto)
-            self._sources.give(connection, reading.view, snapshot, filters.get(reading.key), upto, held)
-        self.give_system(connection, reads)
 
 
 def _stream(connection: duckdb.DuckDBPyConnection, plan: Plan, rows: int) -> pa.RecordBatchReader:

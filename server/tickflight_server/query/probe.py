@@ -23,11 +23,20 @@ from tickflight_server.schemas import STORED, NumericType
 
 
 class Filters(list[Filter | None]):
-    """One filter a scan, None for a scan that reads everything; ``columns`` are those that the scans read, None all."""
+    """One filter a scan, None for a scan that reads everything.
 
-    def __init__(self, filters: Iterable[Filter | None] = (), columns: frozenset[str] | None = None) -> None:
+    ``columns`` are those that the scans read, for their filters or to give them on, ``given`` the latter; None is all.
+    """
+
+    def __init__(
+        self,
+        filters: Iterable[Filter | None] = (),
+        columns: frozenset[str] | None = None,
+        given: frozenset[str] | None = None,
+    ) -> None:
         super().__init__(filters)
         self.columns = columns
+        self.given = given
 
 
 _ROWS = 2048  # the engine's vectors
@@ -78,6 +87,7 @@ class Prober:
     def _register(self, reading: Reading) -> _Probe:
         # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing
         probe = _Probe(reading.table.arrow(self._numeric).empty_table())
+        probe.seen = []
         self._connection.register(reading.view, probe)
         return probe
 
@@ -111,9 +121,13 @@ class Prober:
                     self._connection.unregister(reading.view)
         return schema, {key: _filters(probe) if complete else None for key, probe in probes.items()}
 
+    def columns(self, sql: str, parameters: Parameters) -> pa.Schema | None:
+        """Return the schema of a query's result, None where only a run tells; nothing of it runs."""
+        return columns(self._connection, sql, engine_parameters(parameters))
+
     def _columns(self, sql: str, parameters: Parameters) -> pa.Schema:
         """Return the schema of a statement's result; nothing of a query runs."""
-        known = columns(self._connection, sql, engine_parameters(parameters))
+        known = self.columns(sql, parameters)
         if known is not None:
             return known
         query = relation(self._connection, sql, parameters)
@@ -145,11 +159,13 @@ def _filters(probe: _Probe) -> Filters | None:
     if not probe.seen:
         return None
     read: set[str] = set()
+    given: set[str] = set()
     known = True
     for taken, expression in probe.seen:
         # the engine leaves out columns that only the filter has
         named = frozenset() if expression is None else columns_of(expression)
         known = known and taken is not None and named is not None
+        given.update(taken or ())
         read.update(taken or (), named or ())
     filters = (None if f is None else read_expression(f) for _, f in probe.seen)
-    return Filters(filters, frozenset(read) if known else None)
+    return Filters(filters, frozenset(read), frozenset(given)) if known else Filters(filters)

@@ -6,9 +6,10 @@ and types, whenever it was written; rows beyond the cut are left out by the view
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -18,6 +19,7 @@ import pyarrow as pa
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
 from tickflight_server.query.sieve import sieved
+from tickflight_server.query.unread import known_labels, passing_columns
 from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store import PartIndex, Segment, Store, TableSnapshot
 from tickflight_server.store.access import OpenParts
@@ -29,6 +31,7 @@ _SQL_TYPES: tuple[tuple[Any, str], ...] = (
     (pa.types.is_int64, "BIGINT"),
     (pa.types.is_boolean, "BOOLEAN"),
 )
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,18 @@ class Sources:
         selects = []
         if len(parts):
             cut = upto if upto is not None and parts.max_seq.max() > upto else None
+            passing = passing_columns(parts, filters) if cut is None else {}
             read = None if filters is None else filters.columns
-            # the view's own condition reads a column that the probe did not see
-            read = read | {"seq"} if read is not None and cut is not None else read
+            if read is not None:
+                # the view's own condition reads a column that the probe did not see
+                read = read - passing.keys() if cut is None else read | {"seq"}
             opened = self._store.open_parts(snapshot, parts, read) if ready is None else ready
             held.callback(opened.close)
             connection.execute(f"SET VARIABLE {view} = ?", [[self._place(path) for path in opened.paths]])
             if opened.evolved:
                 connection.register(f"{view}_none", table.arrow(self._store.numeric).empty_table())
-            select = parts_select(table, view, self._store.numeric, evolved=opened.evolved)
+            known = known_labels(parts) | passing
+            select = parts_select(table, view, self._store.numeric, evolved=opened.evolved, known=known)
             selects.append(up_to(select, cut))
         if segments:
             connection.register(f"{view}_ring", ring)
@@ -118,8 +124,10 @@ def take_back(connection: duckdb.DuckDBPyConnection, views: Iterable[str]) -> No
                 connection.unregister(name)
 
 
-def parts_select(table: TableSchema, view: str, numeric: NumericType, *, evolved: bool) -> str:
-    """Return the query over the files in variable ``view``.
+def parts_select(
+    table: TableSchema, view: str, numeric: NumericType, *, evolved: bool, known: Mapping[str, str] = _NOTHING
+) -> str:
+    """Return the query over the files in variable ``view``; columns that are ``known`` are not read.
 
     With ``evolved`` some were written with fewer columns or narrower types: columns are matched by name, what is
     missing is null (the empty table ``<view>_none`` has every column), and each is cast to the table's type. The
@@ -127,7 +135,8 @@ def parts_select(table: TableSchema, view: str, numeric: NumericType, *, evolved
     """
     read = f"read_parquet(getvariable('{view}'), hive_partitioning = false"
     if not evolved:
-        return f"SELECT {_columns(table)} FROM {read})"
+        columns = (f'{known[c.name]} AS "{c.name}"' if c.name in known else f'"{c.name}"' for c in table.columns)
+        return f"SELECT {', '.join(columns)} FROM {read})"
     casts = ", ".join(f'CAST("{f.name}" AS {sql_type(f.type)}) AS "{f.name}"' for f in table.arrow(numeric))
     every = f"SELECT * FROM {read}, union_by_name = true) UNION ALL BY NAME SELECT * FROM {view}_none"
     return f"SELECT {casts} FROM ({every})"

@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, ServerError, TransactionError
 from tickflight_server.query.connections import look_as
-from tickflight_server.query.database import engine_parameters
-from tickflight_server.query.engine import Engine, Started
+from tickflight_server.query.database import engine_parameters, set_now
+from tickflight_server.query.engine import Engine
+from tickflight_server.query.planning import Started
+from tickflight_server.query.probe import Filters
 from tickflight_server.query.session import Seat, SqlSession, Transaction
 from tickflight_server.query.statement import Parameters
 from tickflight_server.query.stopping import Stopper
@@ -90,10 +92,9 @@ class Writer:
             return _run_writing(connection, writing, rows, self._workspace)
 
         def opened(connection: duckdb.DuckDBPyConnection, held: ExitStack) -> None:
-            plain = len(rows) == 1 and not rows[0]
-            self._engine.open_for(
-                connection, writing, plain=plain, options=session.options, cuts=cuts, held=held, started=started
-            )
+            set_now(connection, self._engine.clock.now_us())
+            filters = self._filters(writing, session, started) if len(rows) == 1 and not rows[0] else {}
+            self._engine.opening.give_writing(connection, writing, filters, cuts, held)
 
         return self._within(session, transaction, writing.temporary, started, opened, run)
 
@@ -117,6 +118,16 @@ class Writer:
             return _ingest(connection, target, reader, self._workspace)
 
         return self._within(session, transaction, target.temporary, started, lambda *_: None, run)
+
+    def _filters(self, writing: Writing, session: SqlSession, started: Started | None) -> Mapping[str, Filters | None]:
+        """Return what reaches the scans of a statement that has no parameters: its query can be planned by itself."""
+        if not writing.runs or writing.query is None or not writing.reads.readings():
+            return {}
+        try:
+            query = self._engine.resolved(writing.query)
+            return self._engine.plan(query, options=session.options, started=started).filters
+        except ServerError:  # it names what only the transaction has: then all is opened
+            return {}
 
     def _within(
         self,

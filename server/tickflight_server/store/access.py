@@ -7,6 +7,7 @@ and again whenever the file has changed on disk; a file of an older version is c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,7 +62,7 @@ class PartChecker:
         self._bad: set[str] = set()
         self._pool = ThreadPoolExecutor(_PARALLEL, "part-check")
 
-    def check(self, table: str, parts: Sequence[tuple[Path, int]], columns: Columns = None) -> None:
+    def check(self, table: str, parts: Sequence[tuple[str, int]], columns: Columns = None) -> None:
         """See that each file of ``parts``, given with its size in bytes, is there, and ``columns`` of it are whole.
 
         Raises:
@@ -70,16 +71,16 @@ class PartChecker:
         unknown = [(path, size) for path, size in parts if not self._is_known(path, columns)]
         if len(unknown) <= _PARALLEL:
             for path, size in unknown:
-                self._check(table, path, size, columns)
+                self._check(table, Path(path), size, columns)
         else:
-            list(self._pool.map(lambda item: self._check(table, item[0], item[1], columns), unknown))
+            list(self._pool.map(lambda item: self._check(table, Path(item[0]), item[1], columns), unknown))
 
-    def _is_known(self, path: Path, columns: Columns) -> bool:
-        known = self._known.get(str(path))
+    def _is_known(self, path: str, columns: Columns) -> bool:
+        known = self._known.get(path)
         if known is None or not _covers(known[2], columns):
             return False
         try:
-            status = path.stat()
+            status = os.stat(path)  # noqa: PTH116 (a Path for each of many parts costs more than the look)
         except OSError:
             return False
         return known[:2] == (status.st_size, status.st_mtime_ns)
@@ -157,8 +158,9 @@ class PartAccess:
         held = self._fetch(parts)
         evolved = bool((parts.last <= evolved_seq).any())
         try:
-            away = held.paths if held else {}
-            paths = [away.get(p) or self._root / table / p for p in parts.path]
+            away = {url: str(path) for url, path in held.paths.items()} if held else {}
+            root = f"{self._root}/"
+            paths = [away.get(p) or f"{root}{table}/{p}" for p in parts.path]
             self._checker.check(
                 table, list(zip(paths, parts.nbytes.tolist(), strict=True)), None if evolved else columns
             )
@@ -166,8 +168,7 @@ class PartAccess:
             if held is not None:
                 held.close()
             raise
-        names = [str(p.relative_to(self._root) if p.is_relative_to(self._root) else p) for p in paths]
-        return OpenParts(names, held.close if held else None, evolved=evolved)
+        return OpenParts([path.removeprefix(root) for path in paths], held.close if held else None, evolved=evolved)
 
     def _fetch(self, parts: PartIndex) -> Held | None:
         """Bring those of ``parts`` here that live in the tier."""

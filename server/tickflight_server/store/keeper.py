@@ -10,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import structlog
@@ -82,7 +81,7 @@ class Keeper:
         readers: Readers,
         options: Mapping[str, PartOptions],
         tier: Tier | None,
-        check: Callable[[str, Sequence[tuple[Path, int]]], None],
+        check: Callable[[str, Sequence[tuple[str, int]]], None],
         pinned: Callable[[str], int],
         behind: Callable[[], bool],
     ) -> None:
@@ -189,7 +188,7 @@ class Keeper:
         paths = [table.folder / p.path for p in job.parts]
         started = self._clock.monotonic()
         # what is damaged must not come out with a true checksum
-        self._check(name, list(zip(paths, (p.nbytes for p in job.parts), strict=True)))
+        self._check(name, [(str(path), p.nbytes) for path, p in zip(paths, job.parts, strict=True)])
         merged = merge_parts(job, paths, table.folder, table.catalog.row_schema, options)
         if self._thread.is_alive() and (share := self._settings.compact_share):
             ended = self._clock.monotonic()

@@ -576,7 +576,7 @@ def test_batch_has_about_its_bytes_in_whole_vectors(schema: pa.Schema, rows: int
 
 
 def test_tables_are_listed_with_their_schemas(engine: Engine) -> None:
-    found = {f"{schema}.{name}": arrow for schema, name, _, arrow in engine.tables()}
+    found = {f"{schema}.{name}": arrow for schema, name, _, arrow in engine.opening.tables()}
     assert found["market.trades"] == STORED["trades"].arrow()
     assert "system.rejected" in found
     assert "system.parts" in found
