@@ -30,9 +30,7 @@ from tickflight_server.store.vacuum import vacuum
 LOG = structlog.get_logger(__name__)
 _TICK_S = 1.0
 _RETRY_S = 10.0
-_BEHIND_MAX_S = (
-    10.0  # flushes that are always behind would let parts pile up: after so long it does some work all the same
-)
+_BEHIND_MAX_S = 20.0  # flushes that are always behind would let parts pile up: then it works all the same
 _JOBS_A_COMMIT = 64
 _COMMIT_S = 5.0  # and after so long, whatever their number: what is not committed is in vain if the process ends
 _HOUR_MS = 3_600_000
