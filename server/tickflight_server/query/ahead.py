@@ -20,7 +20,7 @@ from tickflight_server.errors import CancelledError
 
 Batches = Iterator[pa.RecordBatch]
 LANES = 2
-MOST = 3
+MOST = 6
 RANK_S = 0.005  # so much later is a reader's wish, for each place that it stands behind the first
 
 

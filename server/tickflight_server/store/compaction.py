@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -111,26 +110,17 @@ def merge_parts(
 
 
 def _sorted(rows: pa.Table) -> pa.Table:
-    """Return ``rows``, those of one part after the other, in order of timestamp and ``seq``.
+    """Return ``rows``, those of one part after the other, oldest first, in order of timestamp and ``seq``.
 
-    Mostly each part's ``seq`` begin where those of the one before end, and its times nearly so: then a sort that keeps
-    the order of equals has little to do.
+    Mostly the parts follow each other in both, nearly: a sort by time that keeps the order of equals has little to do,
+    and is right.
     """
-    times = rows.column("timestamp").cast(pa.int64()).to_numpy()
-    pieces = [c.to_numpy() for c in rows.column("seq").chunks if len(c)]
-    if all(int(a.max()) < int(b.min()) for a, b in pairwise(pieces)) and all(
-        _are_in_order(t, s)
-        for t, s in zip(np.split(times, np.cumsum([len(p) for p in pieces])[:-1]), pieces, strict=True)
-    ):
-        if (times[1:] >= times[:-1]).all():
-            return rows
-        return rows.take(pa.array(np.argsort(times, kind="stable")))
-    return rows.take(pa.array(np.lexsort((rows.column("seq").to_numpy(), times))))
-
-
-def _are_in_order(times: np.ndarray, seq: np.ndarray) -> bool:
-    same = times[1:] == times[:-1]
-    return bool(((times[1:] > times[:-1]) | (same & (seq[1:] > seq[:-1]))).all())
+    times, seq = rows.column("timestamp").cast(pa.int64()).to_numpy(), rows.column("seq").to_numpy()
+    order = np.argsort(times, kind="stable")
+    sorted_times, sorted_seq = times[order], seq[order]
+    if not ((sorted_times[1:] > sorted_times[:-1]) | (sorted_seq[1:] > sorted_seq[:-1])).all():
+        order = np.lexsort((seq, times))
+    return rows.take(pa.array(order))
 
 
 def _differ(rows: pa.Table, column: str) -> bool:

@@ -30,9 +30,7 @@ from tickflight_server.store.vacuum import vacuum
 LOG = structlog.get_logger(__name__)
 _TICK_S = 1.0
 _RETRY_S = 10.0
-_BEHIND_MAX_S = (
-    10.0  # flushes that are always behind would let parts pile up: after so long it does some work all the same
-)
+_BEHIND_MAX_S = 20.0  # flushes that are always behind would let parts pile up: then it works all the same
 _JOBS_A_COMMIT = 64
 _COMMIT_S = 5.0  # and after so long, whatever their number: what is not committed is in vain if the process ends
 _HOUR_MS = 3_600_000
@@ -96,6 +94,7 @@ class Keeper:
         self._check = check
         self._removals = {name: Removals(table.folder) for name, table in tables.items()}
         self._commits = 0  # of compaction
+        self._rest_until = 0.0  # after a merge, so that a core's share is not exceeded
         self._failed: dict[str, StorageError] = {}  # paths of parts that cannot be merged, until the next look
         self._pinned = pinned
         self._behind = behind
@@ -147,15 +146,15 @@ class Keeper:
         added: list[Part] = []
         repeats = 0
         with self._lock:
-            due = self._clock.monotonic() + _COMMIT_S
+            end = self._clock.monotonic() + _COMMIT_S
             table.settle()  # before anything is written that an earlier, failed commit may have listed
             state = table.state
             for job in plan(state.parts, state.ring_from, self._clock.now_us(), policy):
-                if (
-                    len(added) >= _JOBS_A_COMMIT
-                    or (added and self._clock.monotonic() >= due)
-                    or (self._stop.is_set() and not all_of_it)
-                ):
+                due = max(self._rest_until, self._clock.monotonic()) >= end
+                if len(added) >= _JOBS_A_COMMIT or (added and due):
+                    break
+                self._stop.wait(max(0.0, self._rest_until - self._clock.monotonic()))
+                if self._stop.is_set() and not all_of_it:
                     break
                 if any(p.path in self._failed for p in job.parts):
                     continue
@@ -190,7 +189,8 @@ class Keeper:
         self._check(name, [(str(path), p.nbytes) for path, p in zip(paths, job.parts, strict=True)])
         merged = merge_parts(job, paths, table.folder, table.catalog.row_schema, options)
         if self._thread.is_alive() and (share := self._settings.compact_share):
-            self._stop.wait((self._clock.monotonic() - started) * (1 / share - 1))
+            ended = self._clock.monotonic()
+            self._rest_until = ended + (ended - started) * (1 / share - 1)
         return merged
 
     def retain(self) -> int:

@@ -208,6 +208,27 @@ def test_labels_are_texts_to_whoever_reads_a_part(
     assert read.to_pylist() == pa.Table.from_batches([rows]).to_pylist()
 
 
+def test_numbers_that_seldom_repeat_have_no_dictionary(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
+    batch = trades(1000)
+    for name, values in (("price", [float(i % 20) for i in range(1000)]), ("amount", [i / 7 for i in range(1000)])):
+        place = batch.schema.get_field_index(name)
+        batch = batch.set_column(place, batch.schema.field(name), pa.array(values))
+    (part,) = write(tmp_path / "trades", number_rows(batch, 1))
+    group = pq.read_metadata(tmp_path / "trades" / part.path).row_group(0)
+    chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert chunks["price"].has_dictionary_page
+    assert not chunks["amount"].has_dictionary_page
+    assert {name for name, chunk in chunks.items() if chunk.is_stats_set} == {"timestamp", "seq"}
+
+
+def test_a_part_of_some_size_has_statistics_of_all_columns(
+    tmp_path: Path, trades: Callable[..., pa.RecordBatch]
+) -> None:
+    (part,) = write(tmp_path / "trades", number_rows(trades(3000), 1))
+    group = pq.read_metadata(tmp_path / "trades" / part.path).row_group(0)
+    assert all(group.column(i).is_stats_set for i in range(group.num_columns))
+
+
 def test_many_days_of_many_symbols_and_exchanges_are_told_apart() -> None:
     """Their combinations are more than a small number can count."""
     exchanges, symbols, days = 300, 30_000, 300
@@ -231,24 +252,3 @@ def test_many_days_of_many_symbols_and_exchanges_are_told_apart() -> None:
     assert sorted(found.keys) == [
         PartitionKey(f"E{day:05}", f"S{symbols - 1 - day:05}", day) for day in places.tolist()
     ]
-
-
-def test_numbers_that_seldom_repeat_have_no_dictionary(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
-    batch = trades(1000)
-    for name, values in (("price", [float(i % 20) for i in range(1000)]), ("amount", [i / 7 for i in range(1000)])):
-        place = batch.schema.get_field_index(name)
-        batch = batch.set_column(place, batch.schema.field(name), pa.array(values))
-    (part,) = write(tmp_path / "trades", number_rows(batch, 1))
-    group = pq.read_metadata(tmp_path / "trades" / part.path).row_group(0)
-    chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
-    assert chunks["price"].has_dictionary_page
-    assert not chunks["amount"].has_dictionary_page
-    assert {name for name, chunk in chunks.items() if chunk.is_stats_set} == {"timestamp", "seq"}
-
-
-def test_a_part_of_some_size_has_statistics_of_all_columns(
-    tmp_path: Path, trades: Callable[..., pa.RecordBatch]
-) -> None:
-    (part,) = write(tmp_path / "trades", number_rows(trades(3000), 1))
-    group = pq.read_metadata(tmp_path / "trades" / part.path).row_group(0)
-    assert all(group.column(i).is_stats_set for i in range(group.num_columns))
