@@ -85,6 +85,16 @@ def test_a_long_end_is_read_whole(tmp_path: Path) -> None:
     assert pq.read_table(path).equals(wide)
 
 
+@pytest.mark.parametrize("rows_of_a_group", [1, 3, 10, 40, 100, 1_000])
+def test_an_end_of_any_length_is_read(tmp_path: Path, rows: pa.Table, rows_of_a_group: int) -> None:
+    path = tmp_path / "part"
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.slice(0, 300), sink, row_group_size=rows_of_a_group)
+    data, end = with_sums(sink.getvalue())
+    path.write_bytes(data)
+    assert columns_are_whole(path, end, rows.column_names)
+
+
 def test_neighbours_and_far_columns_are_compared(tmp_path: Path, rows: pa.Table) -> None:
     path = tmp_path / "part"
     end = write(path, rows)
