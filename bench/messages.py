@@ -17,6 +17,8 @@ from bench.markets import Market, symbols
 
 LEVELS = 500  # of a side of a book's first snapshot
 CHANGED = 8  # levels that a depth message changes, on average
+REPEATED = 0.38  # of sizes are ones that the symbol had lately: in half of the recordings of 14 exchanges more are
+LATELY = 256  # sizes
 _START_US = 1_780_000_000_000_000
 _FIRST_UPDATE = 1_000_000
 
@@ -104,12 +106,13 @@ class _Books:
         self._chance = chance
         self._middle = {short: int(chance.integers(10_000, 6_500_000)) for short in listed}
         self._update = dict.fromkeys(listed, _FIRST_UPDATE)
+        self._sizes: dict[str, list[str]] = {short: [] for short in listed}
 
     def snapshot(self, short: str) -> dict[str, object]:
         """Return the book as a REST call gives it."""
         middle = self._middle[short]
         sides = {
-            side: [[_price(middle + sign * (i + 1)), self._size()] for i in range(LEVELS)]
+            side: [[_price(middle + sign * (i + 1)), self._size(short)] for i in range(LEVELS)]
             for side, sign in (("bids", -1), ("asks", 1))
         }
         return {"lastUpdateId": _FIRST_UPDATE, **sides}
@@ -117,9 +120,10 @@ class _Books:
     def ticker(self, short: str) -> str:
         """Return a bookTicker message."""
         middle = self._middle[short]
+        bid, ask = self._size(short), self._size(short)
         return (
             f'{{"stream":"{short.lower()}@bookTicker","data":{{"u":{self._update[short]},"s":"{short}",'
-            f'"b":"{_price(middle - 1)}","B":"{self._size()}","a":"{_price(middle + 1)}","A":"{self._size()}"}}}}'
+            f'"b":"{_price(middle - 1)}","B":"{bid}","a":"{_price(middle + 1)}","A":"{ask}"}}}}'
         )
 
     def change(self, short: str, us: int) -> str:
@@ -132,7 +136,7 @@ class _Books:
         away = 1 + chance.geometric(0.05, count)
         bids = chance.integers(0, count + 1)
         levels = [
-            f'["{_price(self._middle[short] + (-step if i < bids else step))}","{self._size(removed)}"]'
+            f'["{_price(self._middle[short] + (-step if i < bids else step))}","{self._size(short, removed)}"]'
             for i, (step, removed) in enumerate(zip(away.tolist(), (chance.random(count) < 0.3).tolist(), strict=True))
         ]
         return (
@@ -140,8 +144,18 @@ class _Books:
             f'"U":{first},"u":{last},"b":[{",".join(levels[:bids])}],"a":[{",".join(levels[bids:])}]}}}}'
         )
 
-    def _size(self, removed: bool = False) -> str:
-        return "0.00000000" if removed else f"{round(float(np.exp(self._chance.normal(-2, 2))) + 0.0001, 5):.8f}"
+    def _size(self, short: str, removed: bool = False) -> str:
+        if removed:
+            return "0.00000000"
+        chance, lately = self._chance, self._sizes[short]
+        if lately and chance.random() < REPEATED:
+            return lately[int(chance.integers(0, len(lately)))]
+        size = f"{round(float(np.exp(chance.normal(-2, 2))) + 0.0001, 5):.8f}"
+        if len(lately) < LATELY:
+            lately.append(size)
+        else:
+            lately[int(chance.integers(0, LATELY))] = size
+        return size
 
 
 def _price(ticks: int) -> str:

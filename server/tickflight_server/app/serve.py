@@ -88,6 +88,7 @@ def serve(
             stop_with_stdin(stop)
         server = Server(settings, config_path.absolute() if config_path else None)
         try:
+            server.engine.warm_up()
             announce(server.address)
             wait_for_stop(stop)
             LOG.info("server.stopping")

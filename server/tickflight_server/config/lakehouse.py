@@ -100,7 +100,7 @@ class LakehouseSettings(Section):
     wal_commit_interval_ms: float = Field(
         10.0, ge=0, description="shortest time between two syncs of the log; what arrives meanwhile shares one"
     )
-    wal_file_mb: int = Field(64, ge=1, description="the log goes on in a new file above this size")
+    wal_file_mb: int = Field(128, ge=1, description="the log goes on in a new file above this size")
     wal_pending_mb: int = Field(128, ge=1, description="batches waiting for the log; above it, append blocks")
     wal_record_mb: int = Field(256, ge=1, le=2047, description="largest batch that is taken in one piece")
     ring_mb: int = Field(

@@ -32,7 +32,7 @@ class QuerySettings(Section):
     share_rows: int = Field(
         1_000_000, ge=1, description="rows of each endpoint when a plain scan is answered with several"
     )
-    shares_max: int = Field(16, ge=1, le=1024, description="endpoints of one answer; 1 never splits")
+    shares_max: int = Field(8, ge=1, le=1024, description="endpoints of one answer; 1 never splits")
     ordered_window_rows: int = Field(
         500_000, ge=1, description="rows that a scan in an order (tail, replay) sorts at once, about"
     )

@@ -173,9 +173,7 @@ class FlightSqlServer(flight.FlightServerBase):  # type: ignore[misc]
             found = self._handler(self._infos, descriptor)(self._call(context))
             until = None
             if found.expires:
-                until = pa.scalar(
-                    self._clock.now_us() + int(self._handle_idle_s * 1e6), pa.timestamp("us", tz="UTC")
-                ).cast(pa.timestamp("ns", tz="UTC"))
+                until = pa.scalar((self._clock.now_us() + int(self._handle_idle_s * 1e6)) * 1000, _EXPIRATION)
             endpoints = [flight.FlightEndpoint(ticket, [], until) for ticket in found.tickets]
             return flight.FlightInfo(found.schema, descriptor, endpoints, found.rows, -1)
 
@@ -272,6 +270,7 @@ def _check_free(host: str, port: int) -> None:
         probe.bind(address)
 
 
+_EXPIRATION = pa.timestamp("ns", tz="UTC")
 _OFFERED = "See ListActions and SqlInfo for what is."
 
 

@@ -50,6 +50,7 @@ class Found:
 
     tables: set[tuple[str, str]] = field(default_factory=set)
     functions: set[str] = field(default_factory=set)
+    types: set[str] = field(default_factory=set)
     targets: set[tuple[str, str]] = field(default_factory=set)
     returning: bool = False
     system: list[int] = field(default_factory=list)
@@ -109,6 +110,8 @@ def _check(node: dict[str, Any], found: Found, macros: Collection[str], writing:
         found.functions.add(function)
         if function not in TABLE_FUNCTIONS and function not in macros:
             raise PermissionDeniedError(f"table function {function}() is not offered here.", hint=_IMPORT)
+    elif kind == "TYPE":
+        found.types.add(str(node["type_name"]).lower())
     elif node.get("class") == "FUNCTION":
         name = str(node.get("function_name", ""))
         found.functions.add(name.lower())
@@ -158,11 +161,11 @@ def is_rowwise(tree: dict[str, Any], functions: set[str], aggregates: Collection
 def plain_columns(tree: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
     """Return what a query takes of each row of its one table, as (column, name in the result), if it does no more.
 
-    None where it does more. ("*", "") is every column.
+    None where it does more. ("*", "") is every column. Its WHERE is not looked at.
     """
     node = tree["node"]
     table = node["from_table"]
-    if node.get("where_clause") or table.get("column_name_alias") or table.get("at_clause"):
+    if table.get("column_name_alias") or table.get("at_clause"):
         return None
     called = (table["alias"] or table["table_name"]).lower()
     found = []

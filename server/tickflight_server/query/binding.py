@@ -66,11 +66,11 @@ def arrow_schema(connection: duckdb.DuckDBPyConnection, names: Sequence[str], ty
 def columns(connection: duckdb.DuckDBPyConnection, sql: str, values: Any = None) -> pa.Schema | None:
     """Return the schema of the rows that a query gives with these values, without planning or running it.
 
-    None where only a run tells: it does not bind, is no plain query, or changes a database. It takes about 0.03 ms.
+    None where only a run tells: it does not bind, or is no plain query. It takes about 0.03 ms.
     """
     try:
-        names, types, _, kind, deferred, writes = connection._bind(sql, with_writes=True, values=values)
-        if kind != "query_result" or deferred or writes or any(UNKNOWN in str(t) for t in types):
+        names, types, _, kind, deferred, _ = connection._bind(sql, with_writes=True, values=values)
+        if kind != "query_result" or deferred or any(UNKNOWN in str(t) for t in types):
             return None
         schema = _duckdb._arrow_schema(list(names), list(types), connection=connection)
     except (duckdb.Error, RuntimeError, AttributeError, TypeError, ValueError):

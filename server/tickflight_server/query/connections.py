@@ -59,6 +59,7 @@ class Connections:
             _close_all(probers)
         for ready in self._ready.values():
             _close_all(ready)
+        _close_all(self._readers)
         self._database.close()
 
     def connect(self, options: Options = DEFAULTS) -> duckdb.DuckDBPyConnection:

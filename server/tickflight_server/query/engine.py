@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,18 +18,19 @@ import pyarrow as pa
 
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import MIB, QuerySettings
-from tickflight_server.errors import BusyError, CancelledError, ServerError, TooLargeError
+from tickflight_server.errors import BusyError, ServerError, TooLargeError
 from tickflight_server.query.books import Books
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import make_database, run
 from tickflight_server.query.execution import Execution, batch_rows_for
 from tickflight_server.query.failures import translate
+from tickflight_server.query.matching import MatchingScan
 from tickflight_server.query.opening import Cuts, Opening
-from tickflight_server.query.own_rows import OwnRows, parameter_fields, refuse_streams
-from tickflight_server.query.own_values import evaluate
-from tickflight_server.query.parameter_types import parameter_schema, result_schema
+from tickflight_server.query.own_rows import OwnRows, refuse_streams
+from tickflight_server.query.parameter_types import result_schema
 from tickflight_server.query.plain import PlainScan, PlainScans, with_dictionaries
 from tickflight_server.query.plan import Plan
+from tickflight_server.query.planning import Planner, Started
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
 from tickflight_server.query.shares import Share, split
 from tickflight_server.query.sources import Sources, take_back
@@ -37,15 +38,16 @@ from tickflight_server.query.statement import READING, NoQueryError, Parameters,
 from tickflight_server.query.stopping import Stopper, Stops
 from tickflight_server.query.system import FeedBoard
 from tickflight_server.query.texts import Texts, is_small, leaves_nothing
-from tickflight_server.query.travel import Travel
 from tickflight_server.query.turns import Turns
 from tickflight_server.query.workspace import Workspace
 from tickflight_server.query.writing import Writing
 from tickflight_server.store import Store
 from tickflight_server.store.access import OpenParts
 
-Started = Callable[[Callable[[], None]], None]
-"""Is given what cancels a statement, as soon as there is something to cancel."""
+_FIRST_QUERIES = (
+    "SELECT * FROM market.trades WHERE symbol = '' AND timestamp > now() - INTERVAL 1 SECOND",
+    "SELECT symbol, max(price) FROM market.trades WHERE seq < 0 OR symbol = '' GROUP BY symbol ORDER BY symbol LIMIT 1",
+)
 
 
 class Engine:
@@ -75,8 +77,9 @@ class Engine:
         folder = "" if Path.cwd() == store.root else f"{store.root}/"
         sources = Sources(store, folder)
         database = make_database(store, settings, folder, workspace)
-        self._turns = Turns(settings.threads or os.cpu_count() or 1)
-        self._plain = PlainScans(store)
+        threads = settings.threads or os.cpu_count() or 1
+        self._turns = Turns(threads)
+        self._plain = PlainScans(store, threads)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self.connections = Connections(database, store.numeric, settings.sql_bytes_max)
         books = Books(store, sources, self.connections, settings)
@@ -84,6 +87,9 @@ class Engine:
         self.opening = Opening(store, sources, self.feeds, self.own_rows)
         self.workspace = Workspace(self.connections, self.opening.give_empty)
         self._texts = Texts(self.connections, self.workspace)
+        self._planner = Planner(
+            store, self.connections, self.own_rows, self.workspace, self._turns, self.clock, settings, self.translate
+        )
 
     @property
     def engine_version(self) -> str:
@@ -152,36 +158,9 @@ class Engine:
             if isinstance(statement, Writing):
                 raise NoQueryError(f"{statement.verb} is no query.", hint=READING)
         else:
-            statement = sql
-        asked = [] if guessed else [(travel, travel.asked(parameters)) for travel in statement.travels]
-        left = statement.left(parameters)
-        now_us = self.clock.now_us()
-        try:
-            with (
-                self.connections.prober(options, seat) as prober,
-                prober.stopper() as stopper,
-                self._turns.one(small=is_small(statement)),
-            ):
-                if started is not None:
-                    started(stopper)
-                calls = evaluate(prober.connection, statement.owns, parameters, now_us, guessed=guessed)
-                with prober.knowing(self.own_rows.schemas(calls)):
-                    schema, filters = prober.find(
-                        statement, left, now_us=now_us, timeout_s=self._settings.probe_timeout_s
-                    )
-                if stopper.used:
-                    raise CancelledError("the query was cancelled.")
-        except Exception as error:
-            raise self.translate(error, statement) from None
-        versions = {travel.view: self._version(travel, value) for travel, value in asked}
-        plan = Plan(statement, left, schema, filters, now_us, versions, calls)
+            statement = self.resolved(sql)  # views may be others since it was prepared
+        plan = self._planner.plan(statement, parameters, guessed=guessed, options=options, seat=seat, started=started)
         return with_dictionaries(plan, self._store.numeric) if dictionaries else plan
-
-    def _version(self, travel: Travel, asked: int) -> int:
-        """Return the table version that an AT clause asks for; it is there."""
-        version = self._store.version_at(travel.table, asked) if travel.unit == "TIMESTAMP" else asked
-        self._store.snapshot_at(travel.table, version)
-        return version
 
     def translate(self, error: BaseException, statement: Statement | None = None) -> ServerError:
         """Return the server's error for whatever the engine raised, in the words of the caller's statement."""
@@ -189,6 +168,12 @@ class Engine:
         if statement is not None and statement.words:
             translated.message = statement.in_callers_words(translated.message)
         return translated
+
+    def warm_up(self) -> None:
+        """Plan and run a query that finds nothing: the first one of a process takes four times as long as the next."""
+        for sql in _FIRST_QUERIES:
+            with self.execute(self.plan(sql)) as execution:
+                execution.reader.read_all()
 
     # --- running queries
 
@@ -226,9 +211,11 @@ class Engine:
                 # somebody may still hold the result that was before on it
                 with suppress(duckdb.ResourceInUseException):
                     return self._start(self.connections.ready(options), plan, cuts, rows, started, options, held)
-            scan = self._plain.open(plan, cuts, rows, held, share)
+            with self._turns.one() if plan.exact else nullcontext():
+                scan = self._plain.open(plan, cuts, rows, held, share)
             if scan is not None and not scan.evolved:
                 return self._execute_scan(scan, started, held)
+            assert not isinstance(scan, MatchingScan)
             connection = self.connections.connect(options)
             return self._start(connection, plan, cuts, rows, started, options, held, share, scan)
         except BaseException as error:
@@ -278,11 +265,11 @@ class Engine:
         execution.opened = opened
         return execution
 
-    def _execute_scan(self, scan: PlainScan, started: Started | None, held: ExitStack) -> Execution:
+    def _execute_scan(self, scan: PlainScan | MatchingScan, started: Started | None, held: ExitStack) -> Execution:
         if started is not None:
             started(scan.stop)
         self.opening.count({scan.table: scan.opened})
-        execution = Execution(scan.reader, held, self.translate, stop=scan.stop, passes_python=True)
+        execution = Execution(scan.reader, held, self.translate, stop=scan.stop, passes_python=scan.passes_python)
         execution.opened = {scan.table: scan.opened}
         return execution
 
@@ -364,16 +351,7 @@ class Engine:
         self, statement: Statement | Writing, names: tuple[str, ...], options: Options, seat: Seat | None
     ) -> pa.Schema:
         """Return a field for each of a statement's parameters, of the type that its place asks for."""
-        if not names:
-            return pa.schema([])
-        with self.connections.prober(options, seat) as prober:
-            if isinstance(statement, Writing) or not statement.owns:
-                return parameter_schema(prober.connection, statement.sql, names)
-            given = self.own_rows.schemas(
-                evaluate(prober.connection, statement.owns, (), self.clock.now_us(), guessed=True)
-            )
-            with prober.knowing(given):
-                return parameter_fields(statement, parameter_schema(prober.connection, statement.sql, names))
+        return self._planner.parameter_schema(statement, names, options, seat)
 
     def returned(self, writing: Writing, options: Options, seat: Seat | None) -> pa.Schema:
         """Return the schema of what a writing statement gives back, without columns if nothing; nothing runs."""

@@ -1,104 +1,164 @@
-"""Columns of parts that the engine need not read, since what a query can see of them is known before.
+"""Plans made without the engine: of statements that were planned before, and of those whose WHERE is understood.
 
-The rule of this file: a value put in the place of a column gives every query over it the answer that the column gives.
-A part has one exchange and one symbol. A time or number that a query only compares, never gives on, may be any that
-passes wherever all values of the parts pass.
-
-The engine decodes a column for its filter even where the file's own bounds say that every row passes: a third more time
-for the trades of a day, which are in that day's parts.
+The rule of this file: a plan from here says what the engine would say. What depends on values, on the time or on what
+users have made is found anew, or is the engine's to find.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
 
-from tickflight_server.query.filters import And, Compare, Filter, In, IsNull, Literal, Not, Or, Unknown
+import pyarrow as pa
+
+from tickflight_server.query.builtins import builtins
+from tickflight_server.query.plan import Plan
 from tickflight_server.query.probe import Filters
-from tickflight_server.query.prune import PartCandidates, may_fail
-from tickflight_server.store import PartIndex
+from tickflight_server.query.session import PATH, Options
+from tickflight_server.query.statement import Parameters, Statement
+from tickflight_server.query.texts import Recent, is_small
+from tickflight_server.query.values import TypedValue
+from tickflight_server.schemas import STORED
 
-_LABELS = ("exchange", "symbol")
-_BOUNDED = frozenset({"timestamp", "seq"})
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+Schemas = Callable[[str, Parameters], pa.Schema | None]
+"""Tells the columns of a text's result with these values, None where only a run can tell."""
 
-
-def known_labels(parts: PartIndex) -> dict[str, str]:
-    """Return, as SQL, the exchange and the symbol that all rows of ``parts`` have."""
-    found = {}
-    for column in _LABELS:
-        codes, names = parts.labels(column)
-        if (codes == codes[0]).all():
-            found[column] = "'{}'".format(names[codes[0]].replace("'", "''"))
-    return found
+# functions whose result's type follows from the types of what they are given, whatever the values
+_BY_TYPE = frozenset({"+", "-", "*", "/", "//", "%", "||"})
 
 
-def passing_columns(parts: PartIndex, filters: Filters | None) -> dict[str, str]:
-    """Return, as SQL, a value for each column that is only compared, and passes in every row of ``parts``."""
-    if not filters or filters.given is None:
-        return {}
-    found = {}
-    for column in _BOUNDED - filters.given:
-        if _all_pass(column, parts, filters):
-            with suppress(OverflowError):
-                found[column] = _least(column, parts)
-    return found
+class KnownPlans:
+    """Keeps what was found of texts, by the version of what users have made.
+
+    Args:
+        version: tells it.
+        names: tells whether a statement names anything that users have made, or may have.
+    """
+
+    def __init__(self, version: Callable[[], int], names: Callable[[Statement], bool]) -> None:
+        self._version = version
+        self._names = names
+        self._schemas: Recent[pa.Schema] = Recent()
+        self._filters: Recent[Mapping[str, Filters | None]] = Recent()
+        self._parameters: Recent[pa.Schema] = Recent()
+
+    def find(self, statement: Statement, parameters: Parameters, now_us: int, options: Options) -> Plan | None:
+        """Return a statement's plan, None if the engine has to make it."""
+        key = _key(statement, parameters, options)
+        schema = None if key is None else self._schemas.get(key, self._version())
+        if key is None or schema is None:
+            return None
+        if _understood(statement, options):
+            return _planned(statement, parameters, schema, now_us)
+        filters = self._filters.get(key, self._version())
+        return None if filters is None else Plan(statement, parameters, schema, dict(filters), now_us)
+
+    def guess(self, statement: Statement, options: Options) -> Plan | None:
+        """Return a plan for the schema of a statement whose values are still to come, None as in ``find``."""
+        key = _key(statement, (), options) if _understood(statement, options) else None
+        schema = None if key is None else self._schemas.get(key, self._version())
+        return None if schema is None else Plan(statement, (), schema, {}, 0)
+
+    def make(
+        self, statement: Statement, parameters: Parameters, now_us: int, options: Options, schemas: Schemas
+    ) -> Plan | None:
+        """Return the plan of a new text, for which ``schemas`` is asked, None if the engine has to make it."""
+        where = statement.where
+        # what may fail before there are rows is run by the engine once, which tells
+        if where is None or where.taken is None or not _understood(statement, options):
+            return None
+        version = self._version()
+        key = _key(statement, parameters, options)
+        schema = None if key is None else schemas(statement.sql, parameters)
+        if key is None or schema is None:
+            return None
+        self._schemas.put(key, version, schema)
+        return _planned(statement, parameters, schema, now_us)
+
+    def keep(self, plan: Plan, version: int, options: Options) -> None:
+        """Keep what the engine told of a statement, when what users had made was ``version``."""
+        statement = plan.statement
+        key = _key(statement, plan.parameters, options) if self._is_ours(statement, options) else None
+        if key is None:
+            return
+        if _understood(statement, options):
+            self._schemas.put(key, version, plan.schema)
+        elif is_small(statement) or (
+            not plan.parameters and not statement.asks_now and all(f is not None for f in plan.filters.values())
+        ):
+            self._schemas.put(key, version, plan.schema)
+            self._filters.put(key, version, plan.filters)
+
+    def parameters(self, statement: Statement, options: Options) -> pa.Schema | None:
+        """Return the types of a statement's parameters, None if the engine has to tell."""
+        key = _key(statement, (), options)
+        return None if key is None else self._parameters.get(key, self._version())
+
+    def keep_parameters(self, statement: Statement, schema: pa.Schema, version: int, options: Options) -> None:
+        """Keep what the engine told of a statement's parameters; ``version`` as in ``keep``."""
+        key = _key(statement, (), options) if self._is_ours(statement, options) else None
+        if key is not None:
+            self._parameters.put(key, version, schema)
+
+    def _is_ours(self, statement: Statement, options: Options) -> bool:
+        """Return whether a statement names nothing that users have made, or may have."""
+        ours = statement.types <= builtins().types and _of_ours(statement, options)
+        return ours and not self._names(statement)
+
+    @property
+    def version(self) -> int:
+        """The version of what users have made now."""
+        return self._version()
 
 
-def _all_pass(column: str, parts: PartIndex, filters: Filters) -> bool:
-    """Return whether each scan has conditions on ``column`` alone, all of which hold for every value of ``parts``."""
-    candidates = PartCandidates(parts)
-    for one in filters:
-        mine = []
-        for condition in () if one is None else _conditions(one):
-            named = _named(condition)
-            if named is None or (column in named and not _is_simple(condition)):
-                return False
-            if column in named:
-                mine.append(condition)
-        if not mine or any(may_fail(condition, candidates).any() for condition in mine):
+def _planned(statement: Statement, parameters: Parameters, schema: pa.Schema, now_us: int) -> Plan | None:
+    where = statement.where
+    assert where is not None
+    try:
+        found = where.filters(parameters, now_us)
+    except ValueError:
+        return None
+    (reading,) = statement.readings()
+    exact = where.exact and where.taken is not None and found is not None
+    return Plan(statement, parameters, schema, {reading.key: Filters([found], where.columns)}, now_us, exact=exact)
+
+
+def _understood(statement: Statement, options: Options) -> bool:
+    """Return whether the statement's WHERE is, and its table is the stored one to a session with ``options``."""
+    where = statement.where
+    return where is not None and (bool(where.schema) or options.schema in PATH) and len(statement.readings()) == 1
+
+
+def _of_ours(statement: Statement, options: Options) -> bool:
+    """Return whether all tables are the server's own to a session with ``options``."""
+    for schema, name in statement.tables:
+        table = STORED.get(name)
+        own = "system" if table is None else table.schema
+        if schema != own and (schema or options.schema not in PATH):
             return False
     return True
 
 
-def _is_simple(condition: Filter) -> bool:
-    """Return whether a condition on a column that has no nulls is never null."""
-    match condition:
-        case Compare(value=value):
-            return type(value) is int
-        case Not(IsNull()):
-            return True
-    return False
+def _key(statement: Statement, parameters: Parameters, options: Options) -> str | None:
+    """Return what a statement's plan is kept by, None if it is not kept."""
+    if statement.explain or statement.travels or statement.owns:
+        return None
+    key = f"{options.schema}\0{options.timezone}\0{statement.sql}"
+    if not parameters or _understood(statement, options):
+        return key
+    if not is_small(statement) or not statement.functions <= _BY_TYPE:
+        return None
+    given = parameters if isinstance(parameters, Mapping) else dict(enumerate(parameters))
+    kinds = [_kind(value) for value in given.values()]
+    return None if None in kinds else "\0".join([key, *map(str, given), *map(str, kinds)])
 
 
-def _least(column: str, parts: PartIndex) -> str:
-    """Return the least value in ``parts``, as SQL that calls nothing: users may have functions of any name."""
-    if column == "seq":
-        return f"{int(parts.min_seq.min())}::BIGINT"
-    return f"TIMESTAMP '{_EPOCH + timedelta(microseconds=int(parts.min_us.min()))}'"
-
-
-def _conditions(node: Filter) -> Iterator[Filter]:
-    """Yield conditions all of which ``node`` asks for."""
-    if isinstance(node, And):
-        yield from _conditions(node.left)
-        yield from _conditions(node.right)
-    else:
-        yield node
-
-
-def _named(node: Filter) -> frozenset[str] | None:
-    """Return the columns that ``node`` names, None if it is not understood to its end."""
-    match node:
-        case Unknown():
-            return None
-        case Literal():
-            return frozenset()
-        case Compare(column=column) | In(column=column) | IsNull(column=column):
-            return frozenset({column})
-        case Not(operand):
-            return _named(operand)
-        case And(left, right) | Or(left, right):
-            both = _named(left), _named(right)
-            return None if both[0] is None or both[1] is None else both[0] | both[1]
+def _kind(value: Any) -> str | None:
+    """Return what tells the engine's type of a value, None if that is not known."""
+    if isinstance(value, TypedValue):
+        return value.sql_type
+    if type(value) is int:
+        # the engine gives a number the least type that holds it
+        return f"{value < 0} {(value if value >= 0 else ~value).bit_length()}"
+    return type(value).__name__ if type(value) in (str, float, bool, bytes, datetime) else None

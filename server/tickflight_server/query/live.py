@@ -26,8 +26,9 @@ from tickflight_server.errors import (
 )
 from tickflight_server.query.buckets import RANGES_MAX, Buckets, NotKeptError, Text, read_buckets, renamed
 from tickflight_server.query.database import relation
-from tickflight_server.query.engine import Engine, Started
+from tickflight_server.query.engine import Engine
 from tickflight_server.query.plan import Plan
+from tickflight_server.query.planning import Started
 from tickflight_server.query.session import Options
 from tickflight_server.query.stability import Stability
 from tickflight_server.query.statement import Statement

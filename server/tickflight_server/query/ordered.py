@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from tickflight_server.config import MIB
 from tickflight_server.errors import InputError
-from tickflight_server.query.engine import Engine, Started
+from tickflight_server.query.engine import Engine
 from tickflight_server.query.execution import Execution, cut_by_bytes, row_bytes
 from tickflight_server.query.failures import MEMORY_HINT
 from tickflight_server.query.filters import And, Compare
+from tickflight_server.query.planning import Started
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.selection import Choice
 from tickflight_server.query.session import DEFAULTS, Options

@@ -22,7 +22,8 @@ class Plan:
     ``filters`` has an entry for each reading of a stored table: a list with one filter a scan, or None where the scans
     are not known and everything is opened. ``now_us`` is what ``now()`` says. ``versions`` has the table version that
     each AT clause asks for, ``calls`` the values of each call of an own table function. ``dictionaries``: the schema
-    has dictionaries where the table has names, since the caller asked for them.
+    has dictionaries where the table has names, since the caller asked for them. ``exact``: it chooses columns of the
+    rows of one table that its filter lets through, and all of them.
     """
 
     statement: Statement
@@ -33,3 +34,4 @@ class Plan:
     versions: Mapping[str, int] = field(default_factory=dict)
     calls: Mapping[OwnCall, Values] = field(default_factory=dict)
     dictionaries: bool = False
+    exact: bool = False

@@ -87,6 +87,7 @@ class Prober:
     def _register(self, reading: Reading) -> _Probe:
         # labels are plain text here: the engine pushes the same filters down, and pyarrow evaluates them on nothing
         probe = _Probe(reading.table.arrow(self._numeric).empty_table())
+        probe.seen = []
         self._connection.register(reading.view, probe)
         return probe
 
@@ -120,9 +121,13 @@ class Prober:
                     self._connection.unregister(reading.view)
         return schema, {key: _filters(probe) if complete else None for key, probe in probes.items()}
 
+    def columns(self, sql: str, parameters: Parameters) -> pa.Schema | None:
+        """Return the schema of a query's result, None where only a run tells; nothing of it runs."""
+        return columns(self._connection, sql, engine_parameters(parameters))
+
     def _columns(self, sql: str, parameters: Parameters) -> pa.Schema:
         """Return the schema of a statement's result; nothing of a query runs."""
-        known = columns(self._connection, sql, engine_parameters(parameters))
+        known = self.columns(sql, parameters)
         if known is not None:
             return known
         query = relation(self._connection, sql, parameters)

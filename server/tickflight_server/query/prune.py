@@ -123,7 +123,10 @@ def may_fail(node: Filter, candidates: Candidates) -> Mask:
 def _weigh(node: Filter, candidates: Candidates) -> Masks:
     match node:
         case And(left, right):
-            (lt, lf), (rt, rf) = _weigh(left, candidates), _weigh(right, candidates)
+            lt, lf = _weigh(left, candidates)
+            if not lt.any():
+                return lt, _everywhere(candidates, True)  # what the other says costs more than it can tell
+            rt, rf = _weigh(right, candidates)
             return lt & rt, lf | rf
         case Or(left, right):
             (lt, lf), (rt, rf) = _weigh(left, candidates), _weigh(right, candidates)

@@ -23,7 +23,7 @@ from tickflight_server.query.trees import CATALOG, quoted
 _UNITS_MS: Mapping[str, float] = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _STOP_AGAIN_S = 0.01
 _TIMEOUT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?\s*")
-_PATH = ("workspace", "market", "system")
+PATH = ("workspace", "market", "system")
 _SET = re.compile(
     r"SET\s+(?:(?:SESSION|LOCAL)\s+)?(?P<name>[\w.]+|TIME\s+ZONE)\s*(?:=|\bTO\b|(?<=ZONE)\s)\s*(?P<value>.+?)\s*;?\s*",
     re.IGNORECASE | re.DOTALL,
@@ -52,7 +52,7 @@ class Options:
     @property
     def search_path(self) -> str:
         """The schemas that a name without one is looked up in, in order, to stand between quotes in a SET."""
-        first = [self.schema, *(s for s in _PATH if s != self.schema)]
+        first = [self.schema, *(s for s in PATH if s != self.schema)]
         # a schema's name may have any characters
         return ",".join(quoted(CATALOG, name) for name in first).replace("'", "''")
 

@@ -18,11 +18,15 @@ from tickflight_server.store import PartIndex, Segment, TableSnapshot
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """A part of a scan, to be read by itself: ``snapshot`` has its sources, ``whole`` keeps all of them readable."""
+    """A part of a scan, to be read by itself: ``snapshot`` has its sources, ``whole`` keeps all of them readable.
+
+    ``number`` is its place among the others.
+    """
 
     snapshot: TableSnapshot
     whole: TableSnapshot
     rows: int
+    number: int
 
 
 def split(whole: TableSnapshot, filters: Filters | None, upto: int | None, settings: QuerySettings) -> list[Share]:
@@ -42,7 +46,8 @@ def split(whole: TableSnapshot, filters: Filters | None, upto: int | None, setti
         bins[smallest].append(place)
         rows[smallest] += int(sizes[place])
     return [
-        Share(_piece(whole, segments, parts, sorted(places)), whole, n) for places, n in zip(bins, rows, strict=True)
+        Share(_piece(whole, segments, parts, sorted(bins[number])), whole, rows[number], number)
+        for number in range(count)
     ]
 
 

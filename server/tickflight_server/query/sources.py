@@ -16,10 +16,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from tickflight_server.query.known import known_labels, passing_columns
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_match
 from tickflight_server.query.sieve import sieved
+from tickflight_server.query.unread import known_labels, passing_columns
 from tickflight_server.schemas import NumericType, TableSchema
 from tickflight_server.store import PartIndex, Segment, Store, TableSnapshot
 from tickflight_server.store.access import OpenParts

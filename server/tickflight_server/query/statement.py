@@ -16,6 +16,7 @@ import duckdb
 
 from tickflight_server.errors import StatementError, TooLargeError, UnsupportedError
 from tickflight_server.query.allowed import Found, is_rowwise, look, plain_columns, without_limit
+from tickflight_server.query.conditions import Where, read_where
 from tickflight_server.query.own_functions import OwnCall
 from tickflight_server.query.rewriting import check_same, in_callers_words, rewrite
 from tickflight_server.query.travel import Travel
@@ -72,10 +73,10 @@ class Statement:
     for own table functions, which are those of ``owns``. ``tables`` are the other names it refers to, as (schema or
     "", table). ``explain`` says that it is an EXPLAIN; ``probe_sql`` is then the one that runs nothing, without
     ANALYZE. Parameters in ``spent`` are only theirs. ``words`` are what was written anew, with what stood there.
-    ``functions`` are those that it calls; ``rowwise``: each row of the result comes from one row of one table, and
-    of what may never end there are at most ``limit``. ``columns``, where it is rowwise and has no more to it than the
-    choice of columns: what is taken of each row, as in ``plain_columns``. Without ``asks_now`` nothing in it tells the
-    time.
+    ``functions`` are those that it calls, ``types`` those that it casts to; ``rowwise``: each row of the result comes
+    from one row of one table, and of what may never end there are at most ``limit``. ``columns``, where it is rowwise
+    and has no more to it than the choice of columns: what is taken of each row, as in ``plain_columns``. ``where``, if
+    it is understood: what it asks of the rows of its one table. Without ``asks_now`` nothing in it tells the time.
     """
 
     sql: str
@@ -87,9 +88,11 @@ class Statement:
     spent: frozenset[str] = frozenset()
     words: tuple[tuple[str, str], ...] = ()
     functions: frozenset[str] = frozenset()
+    types: frozenset[str] = frozenset()
     rowwise: bool = False
     columns: tuple[tuple[str, str], ...] | None = None
     limit: int | None = None
+    where: Where | None = None
     asks_now: bool = True
 
     @property
@@ -130,6 +133,10 @@ class StatementReader:
         self.macros: Collection[str] = ()
         """The users' own table functions."""
 
+    def close(self) -> None:
+        """Let the connection go."""
+        self._connection.close()
+
     def read(self, sql: str) -> Statement:
         """Return what ``sql`` is.
 
@@ -144,14 +151,17 @@ class StatementReader:
         tree = self.parse(text, sql)
         found = look(tree, self.macros)
         rowwise = explain is None and is_rowwise(tree, found.functions, self._aggregates)
+        taken = plain_columns(tree) if rowwise else None
         statement = Statement(
             text,
             frozenset(found.tables),
             explain=False,
             probe_sql=text,
             functions=frozenset(found.functions),
+            types=frozenset(found.types),
             rowwise=rowwise,
-            columns=plain_columns(tree) if rowwise else None,
+            columns=None if tree.get("node", {}).get("where_clause") else taken,
+            where=None if explain or found.versions or found.owns else read_where(tree, taken),
         )
         if found.versions or found.owns:
             text, tree, found, statement = self._rewrite(text, tree, found, statement)

@@ -84,15 +84,19 @@ class Deadlines:
         quiet = 0
         while True:
             time.sleep(_LOOK_S)
-            now = time.monotonic()
             with self._lock:
-                for until, connection in self._open.values():
-                    if until <= now:
-                        interrupt(connection)  # again and again: it may be between two steps
+                self._look()
                 quiet = 0 if self._open else quiet + 1
                 if quiet > _QUIET_LOOKS:
                     self._thread = None
                     return
+
+    def _look(self) -> None:
+        # in a method of its own: no connection is held here while the thread waits
+        now = time.monotonic()
+        for until, connection in self._open.values():
+            if until <= now:
+                interrupt(connection)  # again and again: it may be between two steps
 
 
 DEADLINES = Deadlines()

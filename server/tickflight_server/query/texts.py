@@ -85,13 +85,15 @@ class Texts:
                 writing = WritingReader(reader, self._connections.macros).read(sql)
                 return replace(writing, reads=self.resolved(writing.reads))
         statement = replace(self.resolved(statement), asks_now=self._asks_now(sql, statement))
+        if self._workspace.names(statement):
+            statement = replace(statement, where=None)
         self._statements.put(sql, version, statement)
         return statement
 
     def resolved(self, statement: Statement) -> Statement:
         """Return ``statement`` with the tables that it reads through views and macros, which may make many one."""
         tables = self._workspace.reads(statement)
-        return statement if tables == statement.tables else replace(statement, tables=tables, rowwise=False)
+        return statement if tables == statement.tables else replace(statement, tables=tables, rowwise=False, where=None)
 
     def _asks_now(self, sql: str, statement: Statement) -> bool:
         """Return whether the statement may tell the time: by a word of its text, a macro, or what users made."""

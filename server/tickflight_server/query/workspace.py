@@ -171,7 +171,8 @@ class Workspace:
             for name, sql in views:
                 calls[name.lower()] = _tables_of(reader, sql, every)
         with self._lock:
-            self._calls = self._calls | calls
+            # what a name read before, it may read again: in another session, or when a transaction is rolled back
+            self._calls = self._calls | {name: self._calls.get(name, frozenset()) | calls[name] for name in calls}
             self.version += 1
 
     def names(self, statement: Statement) -> bool:

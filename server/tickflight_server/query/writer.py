@@ -17,7 +17,8 @@ import pyarrow as pa
 from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, ServerError, TransactionError
 from tickflight_server.query.connections import look_as
 from tickflight_server.query.database import engine_parameters, set_now
-from tickflight_server.query.engine import Engine, Started
+from tickflight_server.query.engine import Engine
+from tickflight_server.query.planning import Started
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.session import Seat, SqlSession, Transaction
 from tickflight_server.query.statement import Parameters

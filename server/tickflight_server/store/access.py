@@ -9,6 +9,7 @@ columns while they are compared.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -127,21 +128,21 @@ class PartChecker:
         self._bad: set[str] = set()
         self._pool = ThreadPoolExecutor(_PARALLEL, "part-check")
 
-    def check(self, table: str, parts: Sequence[tuple[Path, int]], columns: Columns = None) -> None:
+    def check(self, table: str, parts: Sequence[tuple[str, int]], columns: Columns = None) -> None:
         """See that each file of ``parts``, given with its size in bytes, is there, and ``columns`` of it are whole.
 
         Raises:
             StorageError: one is missing or damaged; the message names it.
         """
 
-        def check(part: tuple[Path, int]) -> None:
+        def check(part: tuple[str, int]) -> None:
             left = self._look(table, *part, columns)
             if left is not None:
                 left()
 
         self._each(check, self._unknown(parts, columns))
 
-    def begin(self, table: str, parts: Sequence[tuple[Path, int]], columns: Columns = None) -> Comparing:
+    def begin(self, table: str, parts: Sequence[tuple[str, int]], columns: Columns = None) -> Comparing:
         """See that each file of ``parts`` is there, with a whole end, and begin to compare ``columns`` of it.
 
         Raises:
@@ -150,30 +151,31 @@ class PartChecker:
         looked = self._each(lambda part: self._look(table, *part, columns), self._unknown(parts, columns))
         return Comparing(self._pool, [left for left in looked if left is not None])
 
-    def _unknown(self, parts: Sequence[tuple[Path, int]], columns: Columns) -> list[tuple[Path, int]]:
+    def _unknown(self, parts: Sequence[tuple[str, int]], columns: Columns) -> list[tuple[str, int]]:
         return [(path, size) for path, size in parts if not self._is_known(path, columns)]
 
-    def _each(self, do: Callable[[tuple[Path, int]], T], parts: Sequence[tuple[Path, int]]) -> list[T]:
+    def _each(self, do: Callable[[tuple[str, int]], T], parts: Sequence[tuple[str, int]]) -> list[T]:
         if len(parts) <= _PARALLEL:
             return [do(part) for part in parts]
         done = self._pool.map(lambda some: [do(part) for part in some], _slices(parts))
         return [one for some in done for one in some]
 
-    def _is_known(self, path: Path, columns: Columns) -> bool:
-        known = self._known.get(str(path))
+    def _is_known(self, path: str, columns: Columns) -> bool:
+        known = self._known.get(path)
         if known is None or not _covers(known[2], columns):
             return False
         try:
-            status = path.stat()
+            status = os.stat(path)  # noqa: PTH116 (a Path for each of many parts costs more than the look)
         except OSError:
             return False
         return known[:2] == (status.st_size, status.st_mtime_ns)
 
-    def _look(self, table: str, path: Path, size: int, columns: Columns) -> Callable[[], None] | None:
+    def _look(self, table: str, name: str, size: int, columns: Columns) -> Callable[[], None] | None:
         """See that a file is there, and its end whole; return what is left to compare, as a call, None for nothing.
 
         Where the end says nothing of columns, the whole file is compared at once.
         """
+        path = Path(name)
         with self._reading(table, path):
             status = path.stat()
             if status.st_size != size:
@@ -265,8 +267,9 @@ class PartAccess:
         held = self._fetch(parts)
         evolved = bool((parts.last <= evolved_seq).any())
         try:
-            away = held.paths if held else {}
-            paths = [away.get(p) or self._root / table / p for p in parts.path]
+            away = {url: str(path) for url, path in held.paths.items()} if held else {}
+            root = f"{self._root}/"
+            paths = [away.get(p) or f"{root}{table}/{p}" for p in parts.path]
             files = list(zip(paths, parts.nbytes.tolist(), strict=True))
             comparing = None
             if meanwhile and not evolved:
@@ -277,7 +280,7 @@ class PartAccess:
             if held is not None:
                 held.close()
             raise
-        names = [str(p.relative_to(self._root) if p.is_relative_to(self._root) else p) for p in paths]
+        names = [path.removeprefix(root) for path in paths]
         return OpenParts(names, held.close if held else None, evolved=evolved, comparing=comparing)
 
     def _fetch(self, parts: PartIndex) -> Held | None:

@@ -1,7 +1,10 @@
-"""Group commit: one thread that writes what many appended, syncs once, publishes, and acknowledges.
+"""Group commit: what many appended is written, synced once, published, and acknowledged.
 
 The rule of this file: log, then ring, then acknowledgement, in this order, and in order of ``seq``. When the log fails,
 nothing is acknowledged until it takes records again.
+
+One thread does all of it while little comes. Of many megabytes, checksum and write take as long as the sync: then a
+second thread syncs, publishes and acknowledges a group while the first one writes the next.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from tickflight_server.store.wal import WriteAheadLog
 
 LOG = structlog.get_logger(__name__)
 RETRY_S = 1.0  # after a failure of the log
+BEHIND_BYTES = 2 << 20  # a group of so much is synced by the second thread: a write of it takes longer than waking one
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,20 @@ class Pending:
     future: Future[None]
 
 
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Batches that share a sync."""
+
+    items: list[Pending]
+    nbytes: int
+    started_s: float
+
+
 class Committer:
-    """The commit thread of a store.
+    """The commit threads of a store.
 
     Args:
-        log: where records go; only this thread appends to it.
+        log: where records go; only these threads use it.
         interval_ms: least time between the starts of two syncs; a record that comes later goes at once.
         bytes_max: payload waiting for the log, above which ``offer`` blocks.
     """
@@ -84,7 +97,11 @@ class Committer:
         self._condition = threading.Condition()
         self._closing = False
         self._failure: LogClosedError | None = None
+        self._written: list[_Group] = []  # and not taken by the second thread yet: one at most
+        self._syncing = False
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="log-commit", daemon=True)
+        self._second = threading.Thread(target=self._run_second, name="log-sync", daemon=True)
 
     def start(self, recovered: Callable[[], None] | None = None) -> None:
         """Begin to commit. After a failure of the log, ``recovered`` is called when the log takes records again.
@@ -92,6 +109,7 @@ class Committer:
         It forgets what was offered and never became durable, and then calls ``resume``.
         """
         self._recovered = recovered
+        self._second.start()
         self._thread.start()
 
     def resume(self) -> None:
@@ -143,10 +161,22 @@ class Committer:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._run_first()
+        finally:
+            with self._condition:
+                self._ended = True
+                self._condition.notify_all()
+            self._second.join()
+
+    def _run_first(self) -> None:
         due = 0.0
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._queue or self._closing or self._failure is not None)
+                # a group that waits for the second thread is enough: what comes until then shares the next one
+                self._condition.wait_for(
+                    lambda: (self._queue and not self._written) or self._closing or self._failure is not None
+                )
                 if self._failure is None and not self._queue:
                     return
             if self._failure is not None:
@@ -157,16 +187,16 @@ class Committer:
                 wait = due - self._clock.monotonic()
                 if wait > 0:
                     self._condition.wait_for(lambda: self._closing, wait)
-                group = list(self._queue)
+                items = list(self._queue)
                 self._queue.clear()
-            due = self._clock.monotonic() + self._interval_s
-            self._commit(group)
-            with self._condition:
-                self._bytes -= sum(i.record.payload.size for i in group)
-                self._condition.notify_all()
+            started = self._clock.monotonic()
+            due = started + self._interval_s
+            self._commit(_Group(items, sum(i.record.payload.size for i in items), started))
 
     def _retry(self) -> bool:
         """Try to let the log go on after a failure, once a second; return False if it is to stay closed."""
+        with self._condition:
+            self._condition.wait_for(self._second_is_idle)
         while self._recovered is not None and self._failure is not None and self._failure.temporary:
             with self._condition:
                 if self._condition.wait_for(lambda: self._closing, RETRY_S):
@@ -180,31 +210,94 @@ class Committer:
             self._recovered()
         return self._failure is None
 
-    def _commit(self, group: list[Pending]) -> None:
-        started = self._clock.monotonic()
-        try:
-            self._log.append([item.record for item in group])
-            for item in group:
-                record = item.record
-                item.table.publish(record.first_seq, item.batch, record.producer, record.sequence)
-            self._tell(group)
-        except Exception as error:  # whatever it is, nobody may be told that the rows are durable
-            LOG.error("log.commit_failed", error=repr(error), batches=len(group))
-            failure = error if isinstance(error, LogClosedError) else _unexpected(error)
-            self._health.report("log", "failed", failure.message, failure.hint)
-            with self._condition:
-                self._failure = failure
-                group.extend(self._queue)
-                self._queue.clear()
-                self._bytes = sum(i.record.payload.size for i in group)
-            for item in group:
-                item.future.set_exception(failure)
+    def _commit(self, group: _Group) -> None:
+        """Write a group, and have it synced, published and acknowledged, here or by the second thread."""
+        behind = group.nbytes >= BEHIND_BYTES and not self._log.full
+        with self._condition:
+            self._condition.wait_for(lambda: not self._written if behind else self._second_is_idle())
+            failed = self._failure
+        if failed is not None:
+            self._fail(failed, [group])
             return
-        for item in group:
+        try:
+            self._log.write([item.record for item in group.items])
+            if not behind:
+                self._publish(group)
+        except Exception as error:  # whatever it is, nobody may be told that the rows are durable
+            self._fail(error, [group])
+            return
+        if not behind:
+            self._acknowledge(group)
+            return
+        with self._condition:
+            failed = self._failure
+            if failed is None:
+                self._written.append(group)
+                self._condition.notify_all()
+        if failed is not None:
+            self._fail(failed, [group])
+
+    def _second_is_idle(self) -> bool:
+        return not self._written and not self._syncing
+
+    def _run_second(self) -> None:
+        while True:
+            with self._condition:
+                self._syncing = False
+                self._condition.notify_all()
+                self._condition.wait_for(lambda: self._written or self._ended)
+                if not self._written:
+                    return
+                group = self._written.pop()
+                self._syncing = True
+                self._condition.notify_all()
+            try:
+                self._publish(group)
+            except Exception as error:  # as in _commit
+                self._fail(error, [group], written=True)
+            else:
+                self._acknowledge(group)
+
+    def _publish(self, group: _Group) -> None:
+        """Sync what was written, up to ``group`` at least, and publish the group."""
+        self._log.sync()
+        for item in group.items:
+            record = item.record
+            item.table.publish(record.first_seq, item.batch, record.producer, record.sequence)
+        self._tell(group.items)
+
+    def _acknowledge(self, group: _Group) -> None:
+        for item in group.items:
             item.future.set_result(None)
         self._metrics.add("log_commits")
-        self._metrics.add("log_commit_seconds", self._clock.monotonic() - started)
-        self._metrics.add("rows_appended", sum(i.record.rows for i in group))
+        self._metrics.add("log_commit_seconds", self._clock.monotonic() - group.started_s)
+        self._metrics.add("rows_appended", sum(i.record.rows for i in group.items))
+        self._leave(group.nbytes)
+
+    def _leave(self, nbytes: int) -> None:
+        with self._condition:
+            self._bytes -= nbytes
+            self._condition.notify_all()
+
+    def _fail(self, error: Exception, groups: list[_Group], *, written: bool = False) -> None:
+        """Accept nothing any more; tell those who wait in ``groups``, in the queue, and in what is ``written``."""
+        failure = _failure_of(error)
+        with self._condition:
+            first = self._failure is None
+            if first:
+                self._failure = failure
+            if written:
+                groups = [*groups, *self._written]
+                self._written.clear()
+            items = [item for group in groups for item in group.items]
+            items.extend(self._queue)
+            self._queue.clear()
+        if first:
+            LOG.error("log.commit_failed", error=repr(error), batches=len(items))
+            self._health.report("log", "failed", failure.message, failure.hint)
+        for item in items:
+            item.future.set_exception(failure)
+        self._leave(sum(i.record.payload.size for i in items))
 
     def _tell(self, group: list[Pending]) -> None:
         """Let those who follow a table know, once for all that came with one sync."""
@@ -216,7 +309,9 @@ class Committer:
             table.arrivals.tell(seq, table.state.last_seq, now_us)
 
 
-def _unexpected(error: Exception) -> LogClosedError:
+def _failure_of(error: Exception) -> LogClosedError:
+    if isinstance(error, LogClosedError):
+        return error
     return LogClosedError(
         f"rows could not be logged and published: {error!r}. Nothing is accepted any more.",
         hint="Restart the server; what was acknowledged is in the log.",

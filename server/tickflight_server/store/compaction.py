@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tickflight_server.errors import StorageError
 from tickflight_server.store.evolution import adapt
+from tickflight_server.store.key_columns import key_rows
 from tickflight_server.store.partition import DAY_US, Part, PartOptions, PartWriter, read_part
 from tickflight_server.store.parts import Ints, PartIndex
 
@@ -93,14 +94,12 @@ def merge_parts(
         StorageError: a part cannot be read or written.
     """
     try:
-        rows = pa.concat_tables([adapt(read_part(p), schema) for p in paths])
+        oldest_first = sorted(zip(job.parts, paths, strict=True), key=lambda pair: pair[0].min_seq)
+        rows = pa.concat_tables([adapt(read_part(p), schema) for _, p in oldest_first])
     except pa.ArrowException as error:
         text = f"the parts of {job.parts[0].key.folder} do not fit together: {str(error).splitlines()[0]}."
         raise StorageError(text, hint="`tickflight-server check` tells what is wrong with them.") from None
-    seq = rows.column("seq").to_numpy()
-    times = rows.column("timestamp").cast(pa.int64()).to_numpy()
-    order = np.lexsort((seq, times))
-    rows = rows.take(pa.array(order))
+    rows = _sorted(rows)
     repeats = _repeats(rows, options.dedup)
     if repeats.any():
         rows = rows.filter(pa.array(~repeats))
@@ -110,10 +109,35 @@ def merge_parts(
         return writer.write(job.parts[0].key, rows, first, last), int(repeats.sum())
 
 
+def _sorted(rows: pa.Table) -> pa.Table:
+    """Return ``rows``, those of one part after the other, oldest first, in order of timestamp and ``seq``.
+
+    Mostly the parts follow each other in both, nearly: a sort by time that keeps the order of equals has little to do,
+    and is right.
+    """
+    times, seq = rows.column("timestamp").cast(pa.int64()).to_numpy(), rows.column("seq").to_numpy()
+    order = np.argsort(times, kind="stable")
+    sorted_times, sorted_seq = times[order], seq[order]
+    if not ((sorted_times[1:] > sorted_times[:-1]) | (sorted_seq[1:] > sorted_seq[:-1])).all():
+        order = np.lexsort((seq, times))
+    return rows.take(pa.array(order))
+
+
+def _differ(rows: pa.Table, column: str) -> bool:
+    """Return whether ``column`` holds plain integers alone, and each of them once."""
+    found = [key_rows([chunk], np.zeros(len(chunk), np.int32)) for chunk in rows.column(column).chunks if len(chunk)]
+    if any(keys.kinds is not None for keys in found):
+        return False
+    values = np.sort(np.concatenate([keys.values for keys in found]), kind="stable")  # nearly in order as they are
+    return not (values[1:] == values[:-1]).any()
+
+
 def _repeats(rows: pa.Table, columns: Sequence[str]) -> np.ndarray:
     """Return which rows have the key of another with a lower ``seq``: stored before the table had this key."""
     repeats = np.zeros(rows.num_rows, dtype=bool)
     if not columns or any(c not in rows.schema.names for c in columns):
+        return repeats
+    if rows.num_rows and len(columns) == 1 and _differ(rows, columns[0]):
         return repeats
     whole = np.ones(rows.num_rows, dtype=bool)
     for column in columns:

@@ -1,7 +1,7 @@
 """The keeper of the parts: compaction, retention, tiering and vacuum, in the background and on a budget.
 
-The rule of this file: it never hurries. What it does can stop anywhere and begin anew; it waits while flushes are
-behind, and takes no more than its share of a core.
+The rule of this file: it never hurries. What it does can stop anywhere and begin anew; it lets flushes that are behind
+go first for some seconds, and takes no more than its share of a core.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import structlog
@@ -31,7 +30,9 @@ from tickflight_server.store.vacuum import vacuum
 LOG = structlog.get_logger(__name__)
 _TICK_S = 1.0
 _RETRY_S = 10.0
+_BEHIND_MAX_S = 20.0  # flushes that are always behind would let parts pile up: then it works all the same
 _JOBS_A_COMMIT = 64
+_COMMIT_S = 5.0  # and after so long, whatever their number: what is not committed is in vain if the process ends
 _HOUR_MS = 3_600_000
 Step = tuple[str, Callable[[], object]]
 
@@ -78,7 +79,7 @@ class Keeper:
         readers: Readers,
         options: Mapping[str, PartOptions],
         tier: Tier | None,
-        check: Callable[[str, Sequence[tuple[Path, int]]], None],
+        check: Callable[[str, Sequence[tuple[str, int]]], None],
         pinned: Callable[[str], int],
         behind: Callable[[], bool],
     ) -> None:
@@ -92,6 +93,8 @@ class Keeper:
         self._tier = tier
         self._check = check
         self._removals = {name: Removals(table.folder) for name, table in tables.items()}
+        self._commits = 0  # of compaction
+        self._rest_until = 0.0  # after a merge, so that a core's share is not exceeded
         self._failed: dict[str, StorageError] = {}  # paths of parts that cannot be merged, until the next look
         self._pinned = pinned
         self._behind = behind
@@ -143,10 +146,15 @@ class Keeper:
         added: list[Part] = []
         repeats = 0
         with self._lock:
+            end = self._clock.monotonic() + _COMMIT_S
             table.settle()  # before anything is written that an earlier, failed commit may have listed
             state = table.state
             for job in plan(state.parts, state.ring_from, self._clock.now_us(), policy):
-                if len(added) >= _JOBS_A_COMMIT or (self._stop.is_set() and not all_of_it):
+                due = max(self._rest_until, self._clock.monotonic()) >= end
+                if len(added) >= _JOBS_A_COMMIT or (added and due):
+                    break
+                self._stop.wait(max(0.0, self._rest_until - self._clock.monotonic()))
+                if self._stop.is_set() and not all_of_it:
                     break
                 if any(p.path in self._failed for p in job.parts):
                     continue
@@ -161,6 +169,7 @@ class Keeper:
             if not added:
                 return False
             if table.rewrite(removed, added):
+                self._commits += 1
                 total["parts_in"] += len(removed)
                 total["parts_out"] += len(added)
                 total["repeats"] += repeats
@@ -177,10 +186,11 @@ class Keeper:
         paths = [table.folder / p.path for p in job.parts]
         started = self._clock.monotonic()
         # what is damaged must not come out with a true checksum
-        self._check(name, list(zip(paths, (p.nbytes for p in job.parts), strict=True)))
+        self._check(name, [(str(path), p.nbytes) for path, p in zip(paths, job.parts, strict=True)])
         merged = merge_parts(job, paths, table.folder, table.catalog.row_schema, options)
         if self._thread.is_alive() and (share := self._settings.compact_share):
-            self._stop.wait((self._clock.monotonic() - started) * (1 / share - 1))
+            ended = self._clock.monotonic()
+            self._rest_until = ended + (ended - started) * (1 / share - 1)
         return merged
 
     def retain(self) -> int:
@@ -292,20 +302,26 @@ class Keeper:
 
     def _compact_quietly(self) -> None:
         names = self._tables if self._settings.compact_share else ()
-        self._compact_tables(names, lambda: self._stop.is_set() or self._behind(), all_of_it=False)
+        before = self._commits
+
+        def stop() -> bool:
+            return self._stop.is_set() or (self._behind() and self._commits > before)
+
+        self._compact_tables(names, stop, all_of_it=False)
 
     def _run(self) -> None:
-        slow = self._clock.monotonic()
+        slow = idle = self._clock.monotonic()
         often: list[Step] = [("compaction", self._compact_quietly)]
         seldom: list[Step] = [("retention", self.retain), ("tier", self.move), ("vacuum", self.vacuum)]
         while not self._stop.wait(_TICK_S):
-            if self._behind():
+            if self._behind() and self._clock.monotonic() < idle + _BEHIND_MAX_S:
                 continue
             due = self._clock.monotonic() >= slow
             if due:
                 self._failed.clear()
                 slow = self._clock.monotonic() + self._settings.keep_interval_seconds
             failed = [self._try(component, step) for component, step in often + (seldom if due else [])]
+            idle = self._clock.monotonic()
             if any(failed):
                 self._stop.wait(_RETRY_S)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -184,7 +185,7 @@ class DayKeys:
         return self._source.hasher.texts(some.columns, some.pairs)
 
     def _check_integers(self, pairs: Pairs, values: Ints) -> Mask | None:
-        if not self._learned[pairs].all():
+        if not self._learned.all() and not self._learned[pairs].all():
             for pair in np.unique(pairs[~self._learned[pairs]]).tolist():
                 self._with_parts(pair, self._learn)
         suspect = _suspects(self._tops, pairs, values)
@@ -353,19 +354,24 @@ def _suspects(tops: Ints, pairs: Pairs, values: Ints) -> Mask | None:
         if values[0] > tops[first] and (values[1:] > values[:-1]).all():
             return None
         return np.ones(len(pairs), bool)
-    narrow = pairs.astype(np.uint16) if len(tops) <= 1 << 16 else pairs  # sorted by radix, ten times as fast
+    narrow = pairs.astype(_narrow(len(tops)))  # sorted by radix, ten times as fast
     order = np.argsort(narrow, kind="stable")
-    pair, value = pairs[order], values[order]
-    before = np.empty_like(value)
-    before[1:] = value[:-1]
-    heads = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]])
-    before[heads] = tops[pair[heads]]
-    rising = value > before
+    pair, value = narrow.take(order), values.take(order)
+    heads = np.flatnonzero(pair[1:] != pair[:-1]) + 1
+    rising = np.empty(len(value), bool)
+    np.greater(value[1:], value[:-1], out=rising[1:])
+    rising[heads] = value[heads] > tops[pair[heads]]
+    rising[0] = value[0] > tops[pair[0]]
     if rising.all():
         return None
     marked = np.zeros(len(tops), bool)
     marked[pair[~rising]] = True
     return marked[pairs]
+
+
+def _narrow(count: int) -> type[np.unsignedinteger[Any]] | type[np.int32]:
+    """Return the smallest type that numbers below ``count`` fit in."""
+    return np.uint8 if count <= 1 << 8 else np.uint16 if count <= 1 << 16 else np.int32
 
 
 def _by_pair(pairs: Pairs, rows: npt.NDArray[np.intp]) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:

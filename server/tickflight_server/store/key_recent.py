@@ -64,7 +64,8 @@ def _merged(chunks: list[Chunk]) -> list[Chunk]:
     rows = 0
     for chunk in chunks:
         size = len(chunk.columns[0])
-        if run and (chunk.indexed != run[0].indexed or rows + size > _CHUNK_ROWS_MAX):
+        large = 2 * size >= _CHUNK_ROWS_MAX  # is not worth a copy
+        if run and (large or chunk.indexed != run[0].indexed or rows + size > _CHUNK_ROWS_MAX):
             merged.append(_one(run))
             run, rows = [], 0
         run.append(chunk)

@@ -7,6 +7,7 @@ rows of a part share, nothing is read: they are those of its partition.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,9 +16,8 @@ import pyarrow.parquet as pq
 
 from tickflight_server.errors import StorageError
 from tickflight_server.store.partition import DAMAGED_HINT
-from tickflight_server.store.ring import cut
 
-_ROWS = 131_072
+_SOON_ROWS = 4096
 Columns = Sequence[tuple[str, pa.DataType]]
 """Names of columns, and the types to give them in."""
 
@@ -30,34 +30,48 @@ def read_batches(
     *,
     upto: int | None,
     rows: int,
-    threads: bool,
+    soon: bool = False,
 ) -> Iterator[list[pa.Array]]:
     """Yield ``columns`` of the part at ``path`` in batches of at most ``rows`` rows.
 
     ``same`` are the columns that hold one text in all of its rows. Rows with a ``seq`` after ``upto``, if it is given,
-    are left out. ``labels`` are read as dictionaries, which takes half the time of reading them as texts.
+    are left out. With ``soon`` the first batches are small, and there sooner. ``labels`` are read as
+    dictionaries, which takes less than half the time of reading them as texts.
 
     Raises:
         StorageError: the file cannot be read.
     """
     constants = {name: _repeated(same[name], kind, rows) for name, kind in columns if name in same}
     read = [name for name, _ in columns if name not in same]
-    if upto is not None or not read:
+    if upto is not None:
         read.append("seq")
     try:
         with pq.ParquetFile(path, read_dictionary=labels, pre_buffer=False) as file:
-            # each call begins pages and dictionaries anew: many rows at a time, and slices of them
-            for many in file.iter_batches(_ROWS, columns=list(dict.fromkeys(read)), use_threads=threads):
-                found = many if upto is None else many.filter(pc.less_equal(many.column("seq"), upto))
-                for batch in cut(found, rows):
-                    size = batch.num_rows
-                    yield [
-                        constants[name].slice(0, size) if name in constants else as_type(batch.column(name), kind)
-                        for name, kind in columns
-                    ]
+            if not read:  # the footer says how many rows there are
+                count = file.metadata.num_rows
+                for start in range(0, count, rows):
+                    yield [constants[name].slice(0, min(rows, count - start)) for name, _ in columns]
+                return
+            for many in _batches(file, list(dict.fromkeys(read)), rows, soon=soon):
+                batch = many if upto is None else many.filter(pc.less_equal(many.column("seq"), upto))
+                size = batch.num_rows
+                yield [
+                    constants[name].slice(0, size) if name in constants else as_type(batch.column(name), kind)
+                    for name, kind in columns
+                ]
     except (OSError, pa.ArrowException) as error:
-        text = str(error).splitlines()[0]
+        text = str(error).splitlines()[0].replace(f"{path.parent}/", "")  # a client has no use for the server's folders
         raise StorageError(f"cannot read the part {path.name}: {text}.", hint=DAMAGED_HINT) from None
+
+
+def _batches(file: pq.ParquetFile, columns: list[str], rows: int, *, soon: bool) -> Iterator[pa.RecordBatch]:
+    groups = range(file.num_row_groups)
+    read = partial(file.iter_batches, columns=columns, use_threads=False)
+    if soon:
+        yield from read(min(rows, _SOON_ROWS), row_groups=groups[:1])
+        groups = groups[1:]
+    if groups:
+        yield from read(rows, row_groups=groups)
 
 
 def as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:

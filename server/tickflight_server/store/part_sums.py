@@ -116,42 +116,29 @@ def chunks_are_whole(path: Path, sums: Sums, columns: Collection[str]) -> bool:
 
 
 def _read_end(descriptor: int, end: str) -> Sums | None:
+    """Return the chunks and the names of the columns; None if the end is not as ``end`` says."""
     size = os.fstat(descriptor).st_size
-    reach = min(size, max(_END_LEAST, size >> _END_SHIFT))
+    data = _last(descriptor, size, min(size, max(_END_LEAST, size >> _END_SHIFT)))
     try:
-        while True:
-            data = _read(descriptor, size - reach, reach)
-            begin, sums = _parse_end(data)
-            if sums is not None:
-                begin = int(sums.chunks[:, :, :2].sum(axis=2, dtype=np.uint64).max(initial=4)) - size
-            if -begin <= reach or reach == size:
-                break
-            reach = min(size, -begin)
-        if sums is None or not -size <= begin <= 0 or xxhash.xxh3_64_hexdigest(data[len(data) + begin :]) != end:
+        length = _FOOTER.size + _FOOTER.unpack(data[-_FOOTER.size :])[0] + _SIZES.size
+        data = _last(descriptor, size, length, data)
+        groups, columns, named, magic = _SIZES.unpack_from(data, len(data) - length)
+        length += named + groups * columns * 24
+        if magic != _MAGIC or length > size:
             return None
+        data = _last(descriptor, size, length, data)
+        sums = data[len(data) - length :]
+        table = np.frombuffer(sums, dtype="<u8", count=groups * columns * 3).reshape(groups, columns, 3)
+        behind = max(4, int((table[:, :, 0] + table[:, :, 1]).max(initial=0)))
+        if behind > size - length:
+            return None
+        data = _last(descriptor, size, size - behind, data)
+        if xxhash.xxh3_64_hexdigest(data[len(data) - (size - behind) :]) != end:
+            return None
+        names = sums[groups * columns * 24 :][:named].decode()
     except (struct.error, ValueError):
         return None
-    return sums
-
-
-def _parse_end(data: bytes) -> tuple[int, Sums | None]:
-    """Return where the checksums begin, or what says so, counted from the end of ``data``, and they, if they are in it.
-
-    Raises:
-        struct.error, ValueError: they are not, and never were.
-    """
-    footer = _FOOTER.size + _FOOTER.unpack(data[-_FOOTER.size :])[0]
-    if len(data) < footer + _SIZES.size:
-        return -footer - max(footer, _SIZES.size), None
-    groups, columns, length, magic = _SIZES.unpack_from(data, len(data) - footer - _SIZES.size)
-    if magic != _MAGIC:
-        raise ValueError(magic)
-    begin = -footer - _SIZES.size - length - groups * columns * 24
-    if len(data) < -begin:
-        return begin, None
-    table = np.frombuffer(data, dtype="<u8", count=groups * columns * 3, offset=len(data) + begin)
-    names = data[len(data) + begin + groups * columns * 24 :][:length].decode()
-    return begin, Sums(table.reshape(groups, columns, 3), names.split("\n"))
+    return Sums(table, names.split("\n"))
 
 
 def _are_whole(descriptor: int, runs: list[Run]) -> bool:
@@ -193,6 +180,11 @@ def _runs(chunks: Run) -> Iterator[Run]:
 
 def _length(run: Run) -> int:
     return run[-1][0] + run[-1][1] - run[0][0]
+
+
+def _last(descriptor: int, size: int, length: int, known: bytes = b"") -> bytes:
+    """Return the last ``length`` bytes of a file of ``size``, or more of them if more are ``known``."""
+    return known if len(known) >= length else _read(descriptor, max(0, size - length), min(size, length))
 
 
 def _read(descriptor: int, offset: int, size: int) -> bytes:

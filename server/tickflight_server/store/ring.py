@@ -66,7 +66,10 @@ def make_segment(batch: pa.RecordBatch, *, dense: bool = True) -> Segment:
 
 
 def _distinct(column: pa.DictionaryArray) -> frozenset[str]:
-    used = pc.unique(column.indices).drop_null()
+    if column.null_count:
+        used = pc.unique(column.indices).drop_null()
+    else:
+        used = pa.array(np.flatnonzero(np.bincount(column.indices.to_numpy(), minlength=1)))
     return frozenset(column.dictionary.take(used).to_pylist())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import FileIO
@@ -86,7 +87,7 @@ def _read(handle: FileIO, size: int) -> bytes:
 
 
 class WriteAheadLog:
-    """The log of one store. One thread appends; ``release`` may be called from another.
+    """The log of one store. One thread writes, one syncs, or one does both; ``release`` may be called from another.
 
     Args:
         folder: where the files are; made if missing.
@@ -100,6 +101,8 @@ class WriteAheadLog:
         self._file_bytes_max = file_bytes_max
         self._files: list[LogFile] = []  # changed by the appending thread and by release
         self._lock = threading.Lock()
+        self._written: deque[tuple[int, list[AppendRecord]]] = deque()  # up to where, what: not known to be on disk
+        self._end = 0  # of what was written to the file in use
         self._fd = -1
         self._failure: str | None = None
         self._closed = False
@@ -240,9 +243,25 @@ class WriteAheadLog:
         Raises:
             LogClosedError: the log was closed, or this or an earlier write or sync failed.
         """
+        self.write(records)
+        self.sync()
+
+    @property
+    def full(self) -> bool:
+        """Whether the next ``write`` begins a new file: nothing that was written may wait for a sync then."""
+        return self._end >= self._file_bytes_max
+
+    def write(self, records: list[AppendRecord]) -> None:
+        """Write ``records`` behind the others; they are durable after the next ``sync``.
+
+        Raises:
+            LogClosedError: as of ``append``.
+        """
         if self._failure is not None or self._fd < 0:
             raise LogClosedError(self._failure or "the log is closed.", temporary=self._failure is not None)
-        if self._files[-1].size >= self._file_bytes_max:
+        if self.full:
+            # damage in a file that is not the last one is no torn tail
+            assert not self._written, "a file is left before it is on disk"
             self._roll()
         file = self._files[-1]
         durable = file.size
@@ -250,13 +269,28 @@ class WriteAheadLog:
         for record in records:
             buffers.extend(serialize_record(record, durable))
         try:
-            written = self._write(buffers)
+            self._end += self._write(buffers)
+        except OSError as error:
+            self._fail(error)
+        self._written.append((self._end, records))
+
+    def sync(self) -> None:
+        """Make durable what was written before this call; more may be written meanwhile, by another thread.
+
+        Raises:
+            LogClosedError: it failed; an earlier sync that did is not tried again before ``reopen``.
+        """
+        count, file = len(self._written), self._files[-1]
+        try:
             os.fdatasync(self._fd)
         except OSError as error:
             self._fail(error)
-        file.size += written
-        for record in records:
-            file.covers(record)
+        for _ in range(count):
+            end, records = self._written[0]
+            for record in records:
+                file.covers(record)
+            file.size = end
+            self._written.popleft()
 
     def _write(self, buffers: list[bytes | memoryview]) -> int:
         total = 0
@@ -288,6 +322,7 @@ class WriteAheadLog:
         if self._closed:
             raise LogClosedError("the log is closed.")
         file = self._files[-1]
+        self._written.clear()
         try:
             if self._fd >= 0:
                 os.ftruncate(self._fd, file.size)
@@ -317,6 +352,7 @@ class WriteAheadLog:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
+        self._end = len(header)
         with self._lock:
             self._files.append(LogFile(number, path, size=len(header)))
 

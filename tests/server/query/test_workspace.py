@@ -11,6 +11,7 @@ from sql_here import SqlHere
 from tickflight_server.config import QuerySettings
 from tickflight_server.errors import PermissionDeniedError, ServerError
 from tickflight_server.query.engine import Engine
+from tickflight_server.query.statement import Statement
 from tickflight_server.store import Store
 
 READ = "SELECT count(*), max(now() > TIMESTAMP '2020-01-01'), max(typeof(today())) FROM trades"
@@ -248,6 +249,40 @@ def test_view_over_view_and_macro_reads_live_rows(here: SqlHere, store: Store) -
     assert here.rows("SELECT p, n FROM b") == [(9.0, 10)]
     store.append("trades", trades(1, first=50)).result()
     assert here.rows("SELECT p, n FROM b") == [(50.0, 11)]
+
+
+def test_view_that_is_changed_and_rolled_back_is_read_as_before(here: SqlHere) -> None:
+    here.write("CREATE VIEW v AS SELECT count(*) AS n FROM ticker")
+    session = here.engine.session()
+    here.write("BEGIN", session)
+    here.write("CREATE OR REPLACE VIEW v AS SELECT count(*) + 100 AS n FROM trades", session)
+    assert (here.rows("FROM v", session), here.rows("FROM v")) == ([(110,)], [(0,)])
+    here.write("ROLLBACK", session)
+    assert (here.rows("FROM v", session), here.rows("FROM v")) == ([(0,)], [(0,)])
+    session.close()
+
+
+def test_temporary_views_of_one_name_are_each_sessions_own(here: SqlHere) -> None:
+    sessions = [here.engine.session() for _ in range(2)]
+    for session, table in zip(sessions, ("trades", "ticker"), strict=True):
+        here.write(f"CREATE TEMP VIEW v AS SELECT count(*) AS n FROM {table}", session)
+    assert [here.rows("FROM v", session) for session in sessions] == [[(10,)], [(0,)]]
+    for session in sessions:
+        session.close()
+
+
+def test_statement_is_read_with_the_views_of_when_it_runs(here: SqlHere) -> None:
+    here.write("CREATE VIEW v AS SELECT count(*) AS n FROM ticker")
+    statement = here.engine.read("SELECT n FROM v WHERE n > $1")
+    assert isinstance(statement, Statement)
+    here.write("CREATE OR REPLACE VIEW v AS SELECT count(*) AS n FROM trades")
+    with here.engine.execute(here.engine.plan(statement, (1,))) as execution:
+        assert execution.reader.read_all().to_pydict() == {"n": [10]}
+
+
+def test_asking_for_columns_takes_no_number_of_a_sequence(here: SqlHere) -> None:
+    here.write("CREATE SEQUENCE numbers")
+    assert [here.rows("SELECT nextval('numbers')") for _ in range(3)] == [[(1,)], [(2,)], [(3,)]]
 
 
 def open_engine(folder: Path, store: Store) -> Engine:

@@ -139,10 +139,10 @@ def test_many_parts_are_checked_by_several_threads(tmp_path: Path, monkeypatch: 
         data = bytes([i]) * 1_000
         paths.append(tmp_path / part_file_name(i, i, access_module.file_checksum(make(tmp_path / "data", data))))
         paths[-1].write_bytes(data)
-    checker.check("trades", [(p, 1_000) for p in paths])
+    checker.check("trades", [(str(p), 1_000) for p in paths])
     paths[33].write_bytes(bytes(1_000))
     with pytest.raises(StorageError, match=paths[33].name):
-        checker.check("trades", [(p, 1_000) for p in paths])
+        checker.check("trades", [(str(p), 1_000) for p in paths])
     checker.close()
 
 
@@ -201,7 +201,7 @@ def make(path: Path, data: bytes) -> Path:
 def test_a_name_without_a_checksum_is_not_compared(tmp_path: Path) -> None:
     path = make(tmp_path / part_file_name(1, 2, "01234567"), b"of an older version")
     checker = PartChecker(tmp_path, Health(SystemClock()), Metrics(), "first_use")
-    checker.check("trades", [(path, 19)])
+    checker.check("trades", [(str(path), 19)])
     checker.close()
 
 

@@ -20,7 +20,7 @@ from tickflight_server.paths import parse_part_file_name
 from tickflight_server.store import partition as partition_module
 from tickflight_server.store import table as table_module
 from tickflight_server.store.catalog import TableCatalog
-from tickflight_server.store.compaction import CompactionPolicy, Job, merge_parts, plan
+from tickflight_server.store.compaction import CompactionPolicy, Job, _differ, _sorted, merge_parts, plan
 from tickflight_server.store.partition import DAY_US, Part, PartOptions
 from tickflight_server.store.parts import make_index
 
@@ -418,3 +418,21 @@ def test_a_compaction_that_cannot_read_a_part_names_it_and_changes_nothing(
     assert len(store.tables["trades"].state.parts) == 2
     path.write_bytes(content)
     assert store.keeper.compact()["parts_in"] == 2
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 99)), max_size=6), min_size=1, max_size=4))
+def test_rows_come_out_in_order_of_time_and_seq_however_their_parts_lie(parts: list[list[tuple[int, int]]]) -> None:
+    pieces = [pa.table({"timestamp": [t for t, _ in p], "seq": [s for _, s in p]}, schema=_TIMED) for p in parts]
+    rows = _sorted(pa.concat_tables(pieces))
+    found = zip(rows["timestamp"].cast(pa.int64()).to_pylist(), rows["seq"].to_pylist(), strict=True)
+    assert list(found) == sorted(row for part in parts for row in part)
+
+
+@pytest.mark.parametrize(
+    ("ids", "differ"), [(["1", "3", "2"], True), (["1", "2", "1"], False), (["1", "x"], False), (["1", None], False)]
+)
+def test_ids_are_known_to_differ_only_when_they_do(ids: list[str | None], differ: bool) -> None:
+    assert _differ(pa.table({"id": pa.array(ids, pa.string())}), "id") is differ
+
+
+_TIMED = pa.schema([("timestamp", pa.timestamp("us")), ("seq", pa.int64())])

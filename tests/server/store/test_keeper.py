@@ -164,6 +164,17 @@ def test_it_waits_while_flushes_are_behind(
     assert len(asked) >= 20
 
 
+def test_it_does_not_wait_for_ever_while_flushes_are_behind(
+    open_store: Any, put_parts: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_TICK_S", 0.01), ("_BEHIND_MAX_S", 0.05)):
+        monkeypatch.setattr(keeper_module, name, value)
+    store = open_store(compact_parts_min=2, compact_share=1)
+    store.keeper._behind = lambda: True
+    put_parts(store, 3)
+    wait_for(lambda: len(store.tables["trades"].state.parts) == 1, "a compaction all the same")
+
+
 def test_a_failure_is_told_and_what_it_does_is_tried_again(
     open_store: Any, put_parts: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,22 @@ def test_an_odd_id_alone_is_of_its_kind(text: str) -> None:
     assert kinds_of(rows_of([text])) == [INTEGER if is_plain(text) else TEXT]
 
 
+@given(st.integers(1, 20), st.lists(st.integers(0, 10**20), min_size=1, max_size=20), st.booleans(), st.data())
+def test_ids_of_one_length_are_what_they_are_among_others(
+    width: int, numbers: list[int], odd: bool, data: st.DataObject
+) -> None:
+    texts = [str(n).zfill(width)[-width:] for n in numbers]
+    if odd:
+        texts.append(data.draw(st.text("0123456789x-/: ", min_size=width, max_size=width)))
+    alike = key_rows([pa.array(["", *texts]).slice(1)], np.zeros(len(texts), np.int32))
+    mixed = key_rows([pa.array([*texts, "x"])], np.zeros(len(texts) + 1, np.int32))
+    kinds = alike.kinds if alike.kinds is not None else np.full(len(texts), INTEGER)
+    assert mixed.kinds is not None
+    assert kinds.tolist() == mixed.kinds[:-1].tolist() == [INTEGER if is_plain(t) else TEXT for t in texts]
+    plain = kinds == INTEGER
+    assert alike.values[plain].tolist() == [int(t) for t in texts if is_plain(t)]
+
+
 def test_a_column_of_integers_has_plain_integers_from_zero_on() -> None:
     rows = rows_of(pa.array([5, -5, None, 0, 2**63 - 1], pa.int64()))
     assert kinds_of(rows) == [INTEGER, TEXT, NO_KEY, INTEGER, INTEGER]

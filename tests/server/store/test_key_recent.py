@@ -46,3 +46,11 @@ def test_small_chunks_are_merged() -> None:
     for seq in range(1, 1_001):
         recent.append(Chunk((np.array([seq]),), seq, indexed=False))
     assert len(recent.chunks) < 100
+
+
+def test_large_chunks_are_not_copied() -> None:
+    keys = RecentKeys()
+    large = [Chunk((np.arange(65_536),), 65_536 * (i + 1), indexed=False) for i in range(80)]
+    for chunk in large:
+        keys.append(chunk)
+    assert keys.chunks == large

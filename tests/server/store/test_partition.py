@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,7 +19,8 @@ from store_parts import OPTIONS, TRADES, number_rows, write_parts
 
 from tickflight_server.errors import StorageError
 from tickflight_server.paths import parse_part_file_name, part_checksum
-from tickflight_server.store.partition import DAY_US, Part, PartOptions, PartWriter, partition_rows
+from tickflight_server.schemas import STORED
+from tickflight_server.store.partition import DAY_US, Part, PartitionKey, PartOptions, PartWriter, partition_rows
 
 
 def write(folder: Path, *batches: pa.RecordBatch, options: PartOptions = OPTIONS) -> list[Part]:
@@ -204,3 +206,49 @@ def test_labels_are_texts_to_whoever_reads_a_part(
     read = pq.read_table(tmp_path / part.path, partitioning=None)
     assert read.schema.types == TRADES.arrow().types
     assert read.to_pylist() == pa.Table.from_batches([rows]).to_pylist()
+
+
+def test_numbers_that_seldom_repeat_have_no_dictionary(tmp_path: Path, trades: Callable[..., pa.RecordBatch]) -> None:
+    batch = trades(1000)
+    for name, values in (("price", [float(i % 20) for i in range(1000)]), ("amount", [i / 7 for i in range(1000)])):
+        place = batch.schema.get_field_index(name)
+        batch = batch.set_column(place, batch.schema.field(name), pa.array(values))
+    (part,) = write(tmp_path / "trades", number_rows(batch, 1))
+    group = pq.read_metadata(tmp_path / "trades" / part.path).row_group(0)
+    chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert chunks["price"].has_dictionary_page
+    assert not chunks["amount"].has_dictionary_page
+    assert {name for name, chunk in chunks.items() if chunk.is_stats_set} == {"timestamp", "seq"}
+
+
+def test_a_part_of_some_size_has_statistics_of_all_columns(
+    tmp_path: Path, trades: Callable[..., pa.RecordBatch]
+) -> None:
+    (part,) = write(tmp_path / "trades", number_rows(trades(3000), 1))
+    group = pq.read_metadata(tmp_path / "trades" / part.path).row_group(0)
+    assert all(group.column(i).is_stats_set for i in range(group.num_columns))
+
+
+def test_many_days_of_many_symbols_and_exchanges_are_told_apart() -> None:
+    """Their combinations are more than a small number can count."""
+    exchanges, symbols, days = 300, 30_000, 300
+    places = np.arange(days)
+    label = {
+        "exchange": (places, [f"E{i:05}" for i in range(exchanges)]),
+        "symbol": (symbols - 1 - places, [f"S{i:05}" for i in range(symbols)]),
+    }
+    schema = STORED["ticker"].arrow(memory=True)
+    times = pa.array(places * DAY_US).cast(pa.timestamp("us"))
+    columns = []
+    for field in schema:
+        if field.name in label:
+            codes, names = label[field.name]
+            columns.append(pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names)))
+        elif field.name == "seq":
+            columns.append(pa.array(places + 1))
+        else:
+            columns.append(times if pa.types.is_timestamp(field.type) else pa.nulls(days, field.type))
+    found = partition_rows(pa.table(columns, schema=schema))
+    assert sorted(found.keys) == [
+        PartitionKey(f"E{day:05}", f"S{symbols - 1 - day:05}", day) for day in places.tolist()
+    ]
