@@ -110,7 +110,7 @@ class LakehouseSettings(Section):
     ring_segment_rows: int = Field(131_072, ge=1024, description="small batches are merged up to this many rows")
     row_group_rows: int = Field(131_072, ge=1024, description="row-group size of the parts")
     verify_parts: Literal["first_use", "never"] = Field(
-        "first_use", description="when checksums of parts are compared: before a process first reads a column, or never"
+        "first_use", description="when checksums of parts are compared: before the first answer from a column, or never"
     )
     compact_parts_min: int = Field(8, ge=2, description="so many parts of a partition and a size are merged into one")
     compact_target_mb: int = Field(64, ge=1, description="parts of half of this and more are not merged any further")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from tickflight_server.query.turns import Turns
 from tickflight_server.query.workspace import Workspace
 from tickflight_server.query.writing import Writing
 from tickflight_server.store import Store
+from tickflight_server.store.access import OpenParts
 
 _FIRST_QUERIES = (
     "SELECT * FROM market.trades WHERE symbol = '' AND timestamp > now() - INTERVAL 1 SECOND",
@@ -234,16 +236,28 @@ class Engine:
         share: Share | None = None,
         scan: PlainScan | None = None,
     ) -> Execution:
-        """Run a query on a connection of its own."""
+        """Run a query on a connection of its own.
+
+        Parts that are read for the first time are compared meanwhile: only when they are whole this returns.
+        """
         stopper = Stopper(connection)
+        reader: pa.RecordBatchReader | None = None
+        unsure: list[OpenParts] = []
         try:
             stops = Stops(stopper)
             if started is not None:
                 started(stops)
             with self._turns.one(small=is_small(plan.statement)):
-                opened = self.opening.give(connection, plan, cuts, held, stops, share, scan)
-                reader = _stream(connection, plan, rows)
+                opened = self.opening.give(connection, plan, cuts, held, stops, share, scan, unsure)
+                try:
+                    reader = _stream(connection, plan, rows)
+                except Exception:
+                    if not stopper.used:  # what the engine says of damaged bytes is nothing to go by
+                        _wait(unsure)
+                    raise
+                _wait(unsure)
         except BaseException:
+            reader = None
             with suppress(duckdb.Error):
                 connection.close()
             raise
@@ -345,6 +359,16 @@ class Engine:
             return pa.schema([])
         with self.connections.prober(options, seat) as prober:
             return result_schema(prober.connection, writing.sql) or pa.schema([])
+
+
+def _wait(unsure: Iterable[OpenParts]) -> None:
+    """Return when all parts that are read are known to be whole.
+
+    Raises:
+        StorageError: one is damaged.
+    """
+    for parts in unsure:
+        parts.wait()
 
 
 def _stream(connection: duckdb.DuckDBPyConnection, plan: Plan, rows: int) -> pa.RecordBatchReader:

@@ -25,6 +25,7 @@ from tickflight_server.query.system import FeedBoard, SystemSource, make_table
 from tickflight_server.query.writing import Writing
 from tickflight_server.schemas import STORED
 from tickflight_server.store import Store, TableSnapshot
+from tickflight_server.store.access import OpenParts
 
 Cuts = Mapping[str, int]
 """The last ``seq`` that is seen of each stored table; of one that is not in it, no row is."""
@@ -55,8 +56,11 @@ class Opening:
         stops: Stops,
         share: Share | None = None,
         scan: PlainScan | None = None,
+        unsure: list[OpenParts] | None = None,
     ) -> dict[str, Opened]:
         """Give ``connection`` what the query is to see; ``scan`` has opened it already, if there is one.
+
+        ``unsure`` is as in ``Sources.give``.
 
         Raises:
             NotFoundError: a version that it asks for is gone.
@@ -71,7 +75,7 @@ class Opening:
                 snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
                 ready = None
             opened[reading.key] = self._sources.give(
-                connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held, ready
+                connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held, ready, unsure
             )
         self._give_system(connection, plan.statement)
         if plan.statement.asks_now:

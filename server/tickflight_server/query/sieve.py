@@ -21,6 +21,7 @@ Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
 KEPT_MOST = 0.1  # of a segment's rows; more are not copied
 _LABELS = ("exchange", "symbol")
+_TOLD_BY = ("symbol", "exchange", "timestamp", "receipt_timestamp", "seq")  # what leaves out most comes first
 _NUMBERS = ("timestamp", "receipt_timestamp", "seq")
 _OPERATORS = {
     "=": np.equal,
@@ -59,7 +60,7 @@ def conditions(node: Filter) -> Iterator[Compare | In]:
 def places(segment: Segment, wanted: Sequence[Compare | In]) -> Places | None:
     """Return the places of the rows of ``segment`` that meet all conditions ``wanted``, rising; None for all rows."""
     found: Places | None = None
-    for condition in sorted(wanted, key=lambda one: one.column not in _LABELS):
+    for condition in sorted(wanted, key=lambda one: _TOLD_BY.index(one.column)):
         if _met_by_all(segment, condition):
             continue
         if found is None:

@@ -63,11 +63,13 @@ class Sources:
         upto: int | None,
         held: ExitStack,
         ready: OpenParts | None = None,
+        unsure: list[OpenParts] | None = None,
     ) -> Opened:
         """Let ``connection`` see as ``view`` those rows of ``snapshot`` that can match, up to ``upto``.
 
         ``held`` keeps the parts readable, and lets them go when it is closed. ``ready`` are the parts that can match,
-        where they have been opened already.
+        where they have been opened already. With ``unsure`` parts are added to it that are still being compared: what
+        is read of them is to be kept back until they are known to be whole.
 
         Raises:
             StorageError: a part is missing or damaged.
@@ -88,8 +90,10 @@ class Sources:
             if read is not None:
                 # the view's own condition reads a column that the probe did not see
                 read = read - passing.keys() if cut is None else read | {"seq"}
-            opened = self._store.open_parts(snapshot, parts, read) if ready is None else ready
+            opened = ready or self._store.open_parts(snapshot, parts, read, meanwhile=unsure is not None)
             held.callback(opened.close)
+            if unsure is not None:
+                unsure.append(opened)
             connection.execute(f"SET VARIABLE {view} = ?", [[self._place(path) for path in opened.paths]])
             if opened.evolved:
                 connection.register(f"{view}_none", table.arrow(self._store.numeric).empty_table())

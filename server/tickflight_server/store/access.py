@@ -1,24 +1,28 @@
 """Parts made ready for the engine: there, whole, and local.
 
-The rule of this file: a part whose contents are not those that were written is never read; the engine verifies no
-checksum of its own (measured: proto-notes/decisions). A column of a file is checked when this process needs it first,
-and again whenever the file has changed on disk; a file of an older version is checked whole.
+The rule of this file: nothing is answered from a part whose contents are not those that were written; the engine
+verifies no checksum of its own (measured: proto-notes/decisions). A column of a file is compared when this process
+needs it first, and again whenever the file has changed on disk; a file of an older version is compared whole. A file's
+end, by which readers find their way, is compared before anybody reads the file; who can keep an answer back may read
+columns while they are compared.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tickflight_server.errors import StorageError
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import part_checksum, part_end_checksum
 from tickflight_server.store.health import Health
 from tickflight_server.store.part_cache import Held, PartCache
-from tickflight_server.store.part_sums import columns_are_whole
+from tickflight_server.store.part_sums import Sums, chunks_are_whole, read_sums
 from tickflight_server.store.partition import DAMAGED_HINT
 from tickflight_server.store.parts import PartIndex
 from tickflight_server.store.tier import file_checksum
@@ -26,19 +30,81 @@ from tickflight_server.store.tier import file_checksum
 Verify = Literal["first_use", "never"]
 Columns = frozenset[str] | None
 """Columns by name, None for all."""
+T = TypeVar("T")
 _PARALLEL = 4
+_SLICE_MAX = 16
+_WRONG = "its checksum is wrong"
+
+
+class Comparing:
+    """Parts that are being compared in the threads of ``pool``, in the order of ``calls``."""
+
+    def __init__(self, pool: ThreadPoolExecutor, calls: Sequence[Callable[[], None]]) -> None:
+        self._stopped = False
+        self._jobs = [pool.submit(self._run, some) for some in _slices(calls)]
+
+    def _run(self, calls: Sequence[Callable[[], None]]) -> None:
+        for call in calls:
+            if self._stopped:
+                return
+            call()
+
+    def wait(self) -> None:
+        """Return when all have been found whole.
+
+        Raises:
+            StorageError: one is damaged.
+        """
+        for job in self._jobs:
+            job.result()
+
+    def stop(self) -> None:
+        """Compare no more; when this returns nobody reads the parts."""
+        self._stopped = True
+        for job in self._jobs:
+            job.cancel()
+        wait(self._jobs)
+
+
+def _slices(items: Sequence[T]) -> list[Sequence[T]]:
+    """Return ``items`` in slices, each worth handing to another thread, enough of them for all threads."""
+    size = max(1, min(_SLICE_MAX, len(items) // (4 * _PARALLEL)))
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 class OpenParts:
-    """Parts that are ready to be read until ``close``; ``paths`` are where the engine finds them."""
+    """Parts that are ready to be read until ``close``; ``paths`` are where the engine finds them.
 
-    def __init__(self, paths: list[str], close: Callable[[], None] | None = None, *, evolved: bool = False) -> None:
+    What was read is whole once ``wait`` has returned.
+    """
+
+    def __init__(
+        self,
+        paths: list[str],
+        close: Callable[[], None] | None = None,
+        *,
+        evolved: bool = False,
+        comparing: Comparing | None = None,
+    ) -> None:
         self.paths = paths
         self.evolved = evolved
         self._close = close
+        self._comparing = comparing
+
+    def wait(self) -> None:
+        """Return when all that may be read is known to be whole.
+
+        Raises:
+            StorageError: a part is damaged; the message names it.
+        """
+        if self._comparing is not None:
+            self._comparing.wait()
 
     def close(self) -> None:
         """Let the parts go; a second call does nothing."""
+        if self._comparing is not None:
+            self._comparing.stop()
+            self._comparing = None
         if self._close is not None:
             self._close()
             self._close = None
@@ -68,12 +134,31 @@ class PartChecker:
         Raises:
             StorageError: one is missing or damaged; the message names it.
         """
-        unknown = [(path, size) for path, size in parts if not self._is_known(path, columns)]
-        if len(unknown) <= _PARALLEL:
-            for path, size in unknown:
-                self._check(table, Path(path), size, columns)
-        else:
-            list(self._pool.map(lambda item: self._check(table, Path(item[0]), item[1], columns), unknown))
+
+        def check(part: tuple[str, int]) -> None:
+            left = self._look(table, *part, columns)
+            if left is not None:
+                left()
+
+        self._each(check, self._unknown(parts, columns))
+
+    def begin(self, table: str, parts: Sequence[tuple[str, int]], columns: Columns = None) -> Comparing:
+        """See that each file of ``parts`` is there, with a whole end, and begin to compare ``columns`` of it.
+
+        Raises:
+            StorageError: one is missing or damaged; the message names it.
+        """
+        looked = self._each(lambda part: self._look(table, *part, columns), self._unknown(parts, columns))
+        return Comparing(self._pool, [left for left in looked if left is not None])
+
+    def _unknown(self, parts: Sequence[tuple[str, int]], columns: Columns) -> list[tuple[str, int]]:
+        return [(path, size) for path, size in parts if not self._is_known(path, columns)]
+
+    def _each(self, do: Callable[[tuple[str, int]], T], parts: Sequence[tuple[str, int]]) -> list[T]:
+        if len(parts) <= _PARALLEL:
+            return [do(part) for part in parts]
+        done = self._pool.map(lambda some: [do(part) for part in some], _slices(parts))
+        return [one for some in done for one in some]
 
     def _is_known(self, path: str, columns: Columns) -> bool:
         known = self._known.get(path)
@@ -85,36 +170,56 @@ class PartChecker:
             return False
         return known[:2] == (status.st_size, status.st_mtime_ns)
 
-    def _check(self, table: str, path: Path, size: int, columns: Columns) -> None:
-        try:
+    def _look(self, table: str, name: str, size: int, columns: Columns) -> Callable[[], None] | None:
+        """See that a file is there, and its end whole; return what is left to compare, as a call, None for nothing.
+
+        Where the end says nothing of columns, the whole file is compared at once.
+        """
+        path = Path(name)
+        with self._reading(table, path):
             status = path.stat()
             if status.st_size != size:
                 raise self._damaged(table, path, f"it has {status.st_size} bytes instead of {size}")
             state = (status.st_size, status.st_mtime_ns)
             known = self._known.get(str(path))
             met = known[2] if known is not None and known[:2] == state else frozenset()
-            if self._verify == "first_use":
-                columns = self._compare(table, path, columns, met)
-        except OSError as error:
-            raise self._damaged(table, path, (error.strerror or str(error)).lower()) from None
+            wanted, end = part_checksum(path.name), part_end_checksum(path.name)
+            if self._verify == "first_use" and wanted is not None and not _covers(met, columns):
+                self._metrics.add("parts_checked")
+                if columns is not None and met is not None and end is not None:
+                    sums = read_sums(path, end)
+                    if sums is None:
+                        raise self._damaged(table, path, _WRONG)
+                    return partial(self._compare, table, path, state, sums, columns - met, columns | met)
+                if file_checksum(path) != wanted:
+                    raise self._damaged(table, path, _WRONG)
+                columns = None
+        self._met(path, state, columns)
+        return None
+
+    def _compare(
+        self, table: str, path: Path, state: tuple[int, int], sums: Sums, columns: Collection[str], met: Columns
+    ) -> None:
+        """Compare ``columns`` of a file; then ``met`` are whole."""
+        with self._reading(table, path):
+            if not chunks_are_whole(path, sums, columns):
+                raise self._damaged(table, path, _WRONG)
+        self._met(path, state, met)
+
+    def _met(self, path: Path, state: tuple[int, int], columns: Columns) -> None:
+        """Note what is whole of a file."""
         self._known[str(path)] = (*state, columns)
         self._bad.discard(str(path))
         if not self._bad:
             self._health.ok("parts")
 
-    def _compare(self, table: str, path: Path, columns: Columns, met: Columns) -> Columns:
-        """Compare ``columns`` of a file, of which ``met`` were compared before; return what is whole now."""
-        wanted, end = part_checksum(path.name), part_end_checksum(path.name)
-        if wanted is None or _covers(met, columns):
-            return columns
-        self._metrics.add("parts_checked")
-        if columns is None or met is None or end is None:
-            whole, columns = file_checksum(path) == wanted, None
-        else:
-            whole, columns = columns_are_whole(path, end, columns - met), columns | met
-        if not whole:
-            raise self._damaged(table, path, "its checksum is wrong")
-        return columns
+    @contextmanager
+    def _reading(self, table: str, path: Path) -> Iterator[None]:
+        """Report errors of the block as ones of the file."""
+        try:
+            yield
+        except OSError as error:
+            raise self._damaged(table, path, (error.strerror or str(error)).lower()) from None
 
     def _damaged(self, table: str, path: Path, what: str) -> StorageError:
         self._bad.add(str(path))
@@ -149,8 +254,12 @@ class PartAccess:
         self._cache = cache
         self._health = health
 
-    def open(self, table: str, parts: PartIndex, evolved_seq: int, columns: Columns = None) -> OpenParts:
+    def open(
+        self, table: str, parts: PartIndex, evolved_seq: int, columns: Columns = None, *, meanwhile: bool = False
+    ) -> OpenParts:
         """Make ``columns`` of ``parts`` of ``table`` ready; those up to ``evolved_seq`` may have another schema.
+
+        ``meanwhile``: they are still being compared when this returns; see ``OpenParts.wait``.
 
         Raises:
             StorageError: one is missing or damaged, or its place cannot be reached; the message names it.
@@ -161,14 +270,18 @@ class PartAccess:
             away = {url: str(path) for url, path in held.paths.items()} if held else {}
             root = f"{self._root}/"
             paths = [away.get(p) or f"{root}{table}/{p}" for p in parts.path]
-            self._checker.check(
-                table, list(zip(paths, parts.nbytes.tolist(), strict=True)), None if evolved else columns
-            )
+            files = list(zip(paths, parts.nbytes.tolist(), strict=True))
+            comparing = None
+            if meanwhile and not evolved:
+                comparing = self._checker.begin(table, files, columns)
+            else:
+                self._checker.check(table, files, None if evolved else columns)
         except BaseException:
             if held is not None:
                 held.close()
             raise
-        return OpenParts([path.removeprefix(root) for path in paths], held.close if held else None, evolved=evolved)
+        names = [path.removeprefix(root) for path in paths]
+        return OpenParts(names, held.close if held else None, evolved=evolved, comparing=comparing)
 
     def _fetch(self, parts: PartIndex) -> Held | None:
         """Bring those of ``parts`` here that live in the tier."""

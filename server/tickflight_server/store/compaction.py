@@ -39,7 +39,7 @@ class Job:
 
 
 def plan(index: PartIndex, ring_from: int, now_us: int, policy: CompactionPolicy) -> Iterator[Job]:
-    """Yield what should be merged, the partitions with the most parts first.
+    """Yield what should be merged: the partitions with the most parts first, of as many those with the fewest bytes.
 
     Of a day that is over, all small parts are merged; of the current one, ``parts_min`` of a size class, so that a row
     is rewritten about once a class. Parts above ``ring_from`` are left: memory has a share of their rows.
@@ -54,7 +54,8 @@ def plan(index: PartIndex, ring_from: int, now_us: int, policy: CompactionPolicy
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
     counts = np.diff(np.r_[starts, len(keys)])
     settled = now_us - policy.settle_seconds * 1e6
-    for run in np.argsort(-counts, kind="stable"):
+    sizes = np.add.reduceat(index.nbytes[places], starts)
+    for run in np.lexsort((sizes, -counts)):
         if counts[run] < 2:
             return
         group = places[starts[run] : starts[run] + counts[run]]

@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +33,12 @@ import xxhash
 _MAGIC = b"TFS1"
 _SIZES = struct.Struct("<III4s")
 _FOOTER = struct.Struct("<I4s")
-_END_GUESS = 64 << 10
+_END_LEAST, _END_SHIFT = 4 << 10, 9  # of a file's end, read at once: a footer is about a thousandth of a large one
 _READ_MAX = 4 << 20
+_OF_THREAD = threading.local()
 
-Table = npt.NDArray[np.uint64]
+Run = list[tuple[int, int, int]]
+"""Chunks that lie side by side: offset, bytes, checksum."""
 
 
 def with_sums(data: pa.Buffer) -> tuple[bytes, str]:
@@ -61,6 +65,13 @@ def with_sums(data: pa.Buffer) -> tuple[bytes, str]:
     return whole, xxhash.xxh3_64_hexdigest(memoryview(whole)[behind:])
 
 
+class Sums(NamedTuple):
+    """What a part's end says: offset, bytes and checksum of each chunk, by row group and column, and columns' names."""
+
+    chunks: npt.NDArray[np.uint64]
+    names: list[str]
+
+
 def columns_are_whole(path: Path, end: str, columns: Collection[str]) -> bool:
     """Return whether the end of a part is as its checksum ``end`` says, and then whether ``columns`` are.
 
@@ -69,25 +80,45 @@ def columns_are_whole(path: Path, end: str, columns: Collection[str]) -> bool:
     Raises:
         OSError: the file cannot be read.
     """
+    sums = read_sums(path, end)
+    return sums is not None and chunks_are_whole(path, sums, columns)
+
+
+def read_sums(path: Path, end: str) -> Sums | None:
+    """Return what the end of a part says, None if it is not as its checksum ``end`` says.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        found = _read_end(descriptor, end)
-        if found is None:
-            return False
-        table, names = found
-        wanted = np.flatnonzero(np.array([n in columns for n in names], dtype=bool))
-        chunks = [(int(o), int(s), int(x)) for o, s, x in table[:, wanted].reshape(-1, 3).tolist()]
-        for offset, size, _ in chunks:
-            os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
-        return _are_whole(descriptor, chunks)
+        return _read_end(descriptor, end)
     finally:
         os.close(descriptor)
 
 
-def _read_end(descriptor: int, end: str) -> tuple[Table, list[str]] | None:
+def chunks_are_whole(path: Path, sums: Sums, columns: Collection[str]) -> bool:
+    """Return whether ``columns`` of a part are as ``sums`` says.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    wanted = np.flatnonzero(np.array([n in columns for n in sums.names], dtype=bool))
+    chunks = [(int(o), int(s), int(x)) for o, s, x in sums.chunks[:, wanted].reshape(-1, 3).tolist()]
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        runs = list(_runs(chunks))
+        for run in runs:
+            os.posix_fadvise(descriptor, run[0][0], _length(run), os.POSIX_FADV_WILLNEED)
+        return _are_whole(descriptor, runs)
+    finally:
+        os.close(descriptor)
+
+
+def _read_end(descriptor: int, end: str) -> Sums | None:
     """Return the chunks and the names of the columns; None if the end is not as ``end`` says."""
     size = os.fstat(descriptor).st_size
-    data = _last(descriptor, size, min(size, _END_GUESS))
+    data = _last(descriptor, size, min(size, max(_END_LEAST, size >> _END_SHIFT)))
     try:
         length = _FOOTER.size + _FOOTER.unpack(data[-_FOOTER.size :])[0] + _SIZES.size
         data = _last(descriptor, size, length, data)
@@ -107,13 +138,12 @@ def _read_end(descriptor: int, end: str) -> tuple[Table, list[str]] | None:
         names = sums[groups * columns * 24 :][:named].decode()
     except (struct.error, ValueError):
         return None
-    return table, names.split("\n")
+    return Sums(table, names.split("\n"))
 
 
-def _are_whole(descriptor: int, chunks: list[tuple[int, int, int]]) -> bool:
-    """Compare chunks, neighbours of which are read at once, one run after the other into the same memory."""
-    runs = list(_runs(chunks))
-    space = memoryview(bytearray(max((_length(run) for run in runs), default=0)))
+def _are_whole(descriptor: int, runs: list[Run]) -> bool:
+    """Compare runs of chunks, each read at once, one after the other into the same memory."""
+    space = _space(max(map(_length, runs), default=0))
     for run in runs:
         start, length = run[0][0], _length(run)
         got = 0
@@ -125,7 +155,17 @@ def _are_whole(descriptor: int, chunks: list[tuple[int, int, int]]) -> bool:
     return True
 
 
-def _runs(chunks: list[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+def _space(size: int) -> memoryview:
+    """Return memory of the thread, at least ``size`` bytes; new memory would cost as much as reading into it."""
+    found: memoryview | None = getattr(_OF_THREAD, "space", None)
+    if found is None or len(found) < size:
+        found = memoryview(bytearray(size))
+        if size <= _READ_MAX:
+            _OF_THREAD.space = found
+    return found
+
+
+def _runs(chunks: Run) -> Iterator[Run]:
     """Yield chunks in runs that lie side by side, of at most ``_READ_MAX`` or one chunk."""
     run = chunks[:1]
     for offset, size, wanted in chunks[1:]:
@@ -138,7 +178,7 @@ def _runs(chunks: list[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, i
         yield run
 
 
-def _length(run: list[tuple[int, int, int]]) -> int:
+def _length(run: Run) -> int:
     return run[-1][0] + run[-1][1] - run[0][0]
 
 

@@ -348,16 +348,23 @@ class Store:
         """
         return self._table(table).catalog.version_at(timestamp_us)
 
-    def open_parts(self, snapshot: TableSnapshot, parts: PartIndex, columns: frozenset[str] | None = None) -> OpenParts:
+    def open_parts(
+        self,
+        snapshot: TableSnapshot,
+        parts: PartIndex,
+        columns: frozenset[str] | None = None,
+        *,
+        meanwhile: bool = False,
+    ) -> OpenParts:
         """Make ``parts`` of ``snapshot`` ready to be read: there, whole, and local; the caller closes the answer.
 
-        With ``columns`` only those are known to be whole.
+        With ``columns`` only those are known to be whole; with ``meanwhile`` not before the answer's ``wait`` returns.
 
         Raises:
             StorageError: one is missing or damaged; the message names it.
         """
         name = snapshot.table.name
-        return self._access.open(name, parts, self._table(name).catalog.evolved_seq, columns)
+        return self._access.open(name, parts, self._table(name).catalog.evolved_seq, columns, meanwhile=meanwhile)
 
     def flush(self, reason: Reason = "all") -> dict[str, int]:
         """Move all rows into parts now, or those that are due for ``reason``; return each table's flushed ``seq``.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tickflight_server.errors import StorageError
+from tickflight_server.query import engine as running
 from tickflight_server.query.engine import Engine
-from tickflight_server.store import Store
+from tickflight_server.store import Store, access
 
 # a query, and the columns that it needs to be right
 QUERIES = {
@@ -75,6 +79,33 @@ def test_a_cut_reads_seq_whatever_the_query_reads(engine: Engine, part: Path) ->
         assert sum(b.num_rows for b in execution.batches()) == 1
     with pytest.raises(StorageError, match=part.name):
         engine.execute(plan, cuts={"trades": 4})
+
+
+@pytest.mark.parametrize("says", ["fails", "answers"])
+def test_damage_is_told_whatever_the_engine_makes_of_it(
+    engine: Engine, part: Path, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    """The engine may have read the column before it is compared: neither its rows nor its error are given out."""
+    ran, compare = threading.Event(), access.chunks_are_whole
+
+    def compare_late(*arguments: Any) -> bool:
+        return ran.wait(20) and compare(*arguments)
+
+    def stream(*arguments: Any) -> Any:
+        try:
+            if says == "fails":
+                raise duckdb.InvalidInputException("out of buffer")
+            return run(*arguments)
+        finally:
+            ran.set()
+
+    run = running._stream
+    monkeypatch.setattr(access, "chunks_are_whole", compare_late)
+    monkeypatch.setattr(running, "_stream", stream)
+    part.write_bytes(damaged(part.read_bytes(), part, "id"))
+    with pytest.raises(StorageError, match=part.name):
+        ask(engine, "SELECT max(length(id)) FROM trades")
+    assert ran.is_set()
 
 
 def test_what_was_compared_is_not_compared_again(engine: Engine, store: Store, part: Path) -> None:

@@ -38,6 +38,9 @@ class Parts:
         self.evolved = evolved
         self.closed = 0
 
+    def wait(self) -> None:
+        assert not self.closed
+
     def close(self) -> None:
         self.closed += 1
 
@@ -53,7 +56,7 @@ def given_parts(store: Store, make_trades: Make, monkeypatch: pytest.MonkeyPatch
         pass
     made: list[Parts] = []
 
-    def open_parts(snapshot: Any, parts: Any, columns: Any) -> Parts:
+    def open_parts(snapshot: Any, parts: Any, columns: Any, **_: Any) -> Parts:
         made.append(Parts([f"trades/{p}" for p in parts.path], evolved=False))
         return made[-1]
 
@@ -122,7 +125,7 @@ def test_damaged_part_ends_the_query_before_its_first_row(
 ) -> None:
     plan = engine.plan("SELECT count(*) FROM trades a, trades b AT (VERSION => 0)")
 
-    def fail(snapshot: Any, parts: Any, columns: Any) -> Parts:
+    def fail(snapshot: Any, parts: Any, columns: Any, **_: Any) -> Parts:
         if given_parts:
             raise StorageError("part x is damaged.")
         given_parts.append(Parts([f"trades/{p}" for p in parts.path], evolved=False))
@@ -139,7 +142,7 @@ def test_damaged_part_ends_the_query_before_its_first_row(
 def test_path_of_a_part_may_be_absolute(
     engine: Engine, store: Store, given_parts: list[Parts], monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
-    def open_parts(snapshot: Any, parts: Any, columns: Any) -> Parts:
+    def open_parts(snapshot: Any, parts: Any, columns: Any, **_: Any) -> Parts:
         return Parts([f"{store.root}/trades/{p}" for p in parts.path], evolved=False)
 
     monkeypatch.setattr(store, "open_parts", open_parts)
@@ -159,7 +162,7 @@ def evolved(
                 place = store.root / "trades" / path
                 pq.write_table(change(pq.read_table(place, partitioning=None)), place)
 
-        def open_parts(snapshot: Any, parts: Any, columns: Any) -> Parts:
+        def open_parts(snapshot: Any, parts: Any, columns: Any, **_: Any) -> Parts:
             given_parts.append(
                 Parts([f"trades/{p}" for p in parts.path], evolved=any("ETH" in path for path in parts.path))
             )

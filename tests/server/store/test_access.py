@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from store_parts import part_paths
 
@@ -142,6 +144,53 @@ def test_many_parts_are_checked_by_several_threads(tmp_path: Path, monkeypatch: 
     with pytest.raises(StorageError, match=paths[33].name):
         checker.check("trades", [(str(p), 1_000) for p in paths])
     checker.close()
+
+
+def test_parts_may_be_read_while_they_are_compared_and_are_known_whole_afterwards(stored: Any) -> None:
+    snapshot = stored.snapshot("trades")
+    opened = stored.open_parts(snapshot, snapshot.parts, frozenset({"price"}), meanwhile=True)
+    opened.wait()
+    opened.close()
+    assert stored.metrics.read()["parts_checked"] == 6
+    stored.open_parts(snapshot, snapshot.parts, frozenset({"price"})).close()
+    assert stored.metrics.read()["parts_checked"] == 6
+
+
+def test_damage_that_is_found_meanwhile_is_told_by_whoever_waits(stored: Any) -> None:
+    snapshot = stored.snapshot("trades")
+    damaged = part_paths(stored.root / "trades")[4]
+    whole = damaged.read_bytes()
+    chunk = pq.read_metadata(damaged).row_group(0).column(4)
+    place = chunk.data_page_offset + 3
+    damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    opened = stored.open_parts(snapshot, snapshot.parts, frozenset({chunk.path_in_schema}), meanwhile=True)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=damaged.name):
+            opened.wait()
+    opened.close()
+    assert parts_condition(stored)[0] == "degraded"
+    damaged.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
+    with pytest.raises(StorageError, match=damaged.name):  # readers find their way by the end
+        stored.open_parts(snapshot, snapshot.parts, frozenset({chunk.path_in_schema}), meanwhile=True)
+
+
+def test_nobody_compares_parts_that_were_let_go(stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, go = [], threading.Event()
+
+    def compare(path: Path, sums: Any, columns: Any) -> bool:
+        compared.append(path)
+        return go.wait(20)
+
+    monkeypatch.setattr(access_module, "chunks_are_whole", compare)
+    snapshot = stored.snapshot("trades")
+    opened = stored.open_parts(snapshot, snapshot.parts, frozenset({"price"}), meanwhile=True)
+    threading.Timer(0.05, go.set).start()
+    opened.close()
+    assert go.is_set()
+    begun = len(compared)
+    assert begun <= 4
+    stored.open_parts(snapshot, snapshot.parts, frozenset({"price"})).close()
+    assert len(compared) == 6, "what was compared is known, and the rest was not begun"
 
 
 def make(path: Path, data: bytes) -> Path:
