@@ -101,10 +101,13 @@ class Where:
         """Return the tests as a filter for these values, None for no tests.
 
         Raises:
-            ValueError: a value is of another type than its column.
+            ValueError: a value is of another type than its column, one is missing, or one is not asked for.
         """
         given = parameters if isinstance(parameters, Mapping) else dict(enumerate(parameters, 1))
         values = {str(name).lower(): value for name, value in given.items()}
+        asked = {one.name for test in self.tests for one in test.operands if isinstance(one, Given)}
+        if values.keys() != asked:
+            raise ValueError(sorted(values.keys() ^ asked))
         # what tells instants apart is weighed first: it leaves out most
         ordered = sorted(self.tests, key=lambda test: _WEIGHED.index(test.column))
         found = [_filter(test, values, now_us) for test in ordered]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from flight_here import START_US
 
+from tickflight_server.errors import StatementError
 from tickflight_server.query.conditions import Check, Since
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.filters import And, Compare
@@ -129,6 +130,18 @@ def test_bound_values_are_filters_if_they_have_the_columns_types(engine: Engine)
     for wrong in ({"name": None}, {"seq": 7.0}, {"seq": True}, {"from": datetime.max}, {"from": "1970-01-01"}):
         with pytest.raises(ValueError):
             where.filters({"name": "a", "from": moment, "seq": 7, **wrong}, 0)
+
+
+@pytest.mark.parametrize("sql", ["SELECT seq FROM trades", "SELECT seq FROM trades WHERE symbol = 'a'"])
+def test_a_value_that_nobody_asked_for_is_refused_as_the_engine_refuses_it(engine: Engine, sql: str) -> None:
+    for _ in range(2):
+        assert engine.plan(sql).schema.names == ["seq"]
+        with pytest.raises(StatementError, match="count mismatch"):
+            engine.plan(sql, (5,))
+        with pytest.raises(StatementError, match="excess parameters"):
+            engine.plan("SELECT seq FROM trades WHERE symbol = ?", ("a", 5))
+        with pytest.raises(StatementError, match="not provided"):
+            engine.plan("SELECT seq FROM trades WHERE symbol = ?")
 
 
 def _conditions(chance: random.Random) -> Iterator[str]:
