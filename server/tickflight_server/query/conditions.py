@@ -184,11 +184,11 @@ def _columns(parts: list[dict[str, Any]], table: TableSchema, called: str) -> fr
     every = {column.name for column in table.columns}
     found = set()
     for part in parts:
-        if part.get("class") == "STAR":
+        if part.get("class") in ("STAR", "POSITIONAL_REFERENCE"):
             return None
         if part.get("class") == "COLUMN_REF":
             names = [name.lower() for name in part["column_names"]]
-            if names == [called] and called not in every:
+            if names[-1] == called and (len(names) > 1 or called not in every):
                 return None  # a row as one value
             found.update(every.intersection(names))
     return frozenset(found)

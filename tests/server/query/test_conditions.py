@@ -118,7 +118,9 @@ def test_columns_are_those_that_are_named(engine: Engine) -> None:
     sql = "SELECT t.price, count(*) FROM trades t WHERE symbol = 'a' AND amount > 1 GROUP BY ALL"
     assert _where(engine, sql).columns == {"price", "symbol", "amount"}
     assert _where(engine, "SELECT t FROM trades t WHERE symbol = 'a'").columns is None
+    assert _where(engine, "SELECT market.trades, price FROM trades WHERE symbol = 'a'").columns is None
     assert _where(engine, "SELECT *, 1 FROM trades WHERE symbol = 'a'").columns is None
+    assert _where(engine, "SELECT #3, price FROM trades WHERE symbol = 'a'").columns is None
 
 
 def test_bound_values_are_filters_if_they_have_the_columns_types(engine: Engine) -> None:
