@@ -85,9 +85,9 @@ class Where:
     """What a query says of the rows of ``table``, which is all that it reads, and reads once.
 
     Each row that it lets through meets all ``tests``; if they are ``exact``, any that does is let through. ``schema``
-    is what the statement names before the table, or "". ``columns`` are those that it reads, None for all. ``taken``,
-    if there is no more to it than the choice of columns: what is taken of each row, as in ``plain_columns``. The types
-    of its result follow from no parameter's value.
+    is what the statement names before the table, or "". ``columns`` are those that it reads, and ``given`` those that
+    it names outside of its WHERE, None for all. ``taken``, if there is no more to it than the choice of columns: what
+    is taken of each row, as in ``plain_columns``. The types of its result follow from no parameter's value.
     """
 
     table: TableSchema
@@ -95,6 +95,7 @@ class Where:
     tests: tuple[Check, ...]
     exact: bool
     columns: frozenset[str] | None
+    given: frozenset[str] | None
     taken: tuple[tuple[str, str], ...] | None
 
     def filters(self, parameters: Sequence[Any] | Mapping[str, Any], now_us: int) -> Filter | None:
@@ -176,7 +177,8 @@ def read_where(tree: dict[str, Any], taken: tuple[tuple[str, str], ...] | None) 
         return None
     if reader.parameters != sum(part.get("class") == "PARAMETER" for part in parts):
         return None
-    return Where(stored, schema, tuple(reader.tests), reader.exact, columns, taken)
+    given = _columns(list(walk({**node, "where_clause": None})), stored, called)
+    return Where(stored, schema, tuple(reader.tests), reader.exact, columns, given, taken)
 
 
 def _columns(parts: list[dict[str, Any]], table: TableSchema, called: str) -> frozenset[str] | None:

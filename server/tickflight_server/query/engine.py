@@ -78,7 +78,7 @@ class Engine:
         sources = Sources(store, folder)
         database = make_database(store, settings, folder, workspace)
         threads = settings.threads or os.cpu_count() or 1
-        self._turns = Turns(threads)
+        self._turns = Turns(threads, lambda: store.metrics.read().get("rows_appended", 0.0))
         self._plain = PlainScans(store, threads)
         self._places = threading.BoundedSemaphore(settings.concurrent_max)
         self.connections = Connections(database, store.numeric, settings.sql_bytes_max)

@@ -121,7 +121,8 @@ def _planned(statement: Statement, parameters: Parameters, schema: pa.Schema, no
         return None
     (reading,) = statement.readings()
     exact = where.exact and where.taken is not None and found is not None
-    return Plan(statement, parameters, schema, {reading.key: Filters([found], where.columns)}, now_us, exact=exact)
+    filters = Filters([found], where.columns, where.given)
+    return Plan(statement, parameters, schema, {reading.key: filters}, now_us, exact=exact)
 
 
 def _understood(statement: Statement, options: Options) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 TURN_S = 0.05
+CORE_ROWS_S = 1_000_000  # of such a rate of rows that come in, a core has enough to do
+LOOK_S = 0.2
 
 
 class _Turn:
@@ -25,10 +27,15 @@ class _Turn:
 
 
 class Turns:
-    """Lets ``most`` statements work at once, first come, first served, and more of them that take long."""
+    """Lets ``most`` statements work at once, first come, first served, and more of them that take long.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    While rows come in, as many fewer as ingest needs cores, but one at least: ``rows`` tells how many came until now.
+    """
+
+    def __init__(self, most: int, rows: Callable[[], float] = lambda: 0.0) -> None:
+        self._cores = self._most = most
+        self._rows = rows
+        self._looked, self._came = time.monotonic(), rows()
         self._lock = threading.Lock()
         self._working: set[_Turn] = set()
         self._waiting: deque[_Turn] = deque()
@@ -70,6 +77,7 @@ class Turns:
         if not self._waiting:
             return
         now = time.monotonic()
+        self._leave_to_ingest(now)
         if len(self._working) >= self._most:
             self._working = {turn for turn in self._working if turn.until > now}
         while self._waiting and len(self._working) < self._most:
@@ -77,3 +85,11 @@ class Turns:
             turn.until = now + TURN_S
             self._working.add(turn)
             turn.go.release()
+
+    def _leave_to_ingest(self, now: float) -> None:
+        """Look how many cores ingest needs, now and then."""
+        seconds = now - self._looked
+        if seconds >= LOOK_S:
+            came = self._rows()
+            self._most = max(1, self._cores - round((came - self._came) / seconds / CORE_ROWS_S))
+            self._looked, self._came = now, came

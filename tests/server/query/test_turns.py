@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from tickflight_server.query.turns import TURN_S, Turns
 
 
@@ -85,3 +87,14 @@ def test_many_threads_all_have_their_turn() -> None:
         thread.join(30)
     assert counts[0] == 0
     assert counts[1] >= 1
+
+
+def test_fewer_work_while_rows_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rows = [0.0], [0.0]
+    monkeypatch.setattr("tickflight_server.query.turns.time.monotonic", lambda: now[0])
+    turns = Turns(4, lambda: rows[0])
+    for rate, most in ((0, 4), (400_000, 4), (1_000_000, 3), (2_000_000, 2), (9_000_000, 1), (0, 4)):
+        now[0] += 1.0
+        rows[0] += rate
+        with turns.one():
+            assert turns._most == most
