@@ -98,6 +98,9 @@ QUERIES = (
     f"SELECT * FROM trades WHERE {TOLD} AND symbol = 'ETH-USDT'",
     f"SELECT price AS p FROM trades WHERE {TOLD} ORDER BY timestamp, seq DESC LIMIT 3",
     f"SELECT symbol, count(*) FILTER (seq > 5) FROM trades WHERE {TOLD} GROUP BY ALL ORDER BY max(timestamp)",
+    f"SELECT price, #10, #8 FROM trades WHERE {TOLD} ORDER BY 1, 2",
+    f"SELECT price, (market.trades).seq FROM trades WHERE {TOLD} ORDER BY 1, 2",
+    f"SELECT max(tickflight.market.trades).timestamp FROM trades WHERE {TOLD} GROUP BY price ORDER BY 1",
     f"SELECT count(*), sum(price) FROM trades WHERE {ALL}",
     f"SELECT symbol, exchange, count(*) FROM trades WHERE symbol = 'BTC-USDT' AND {AFTER} GROUP BY ALL",
     f"SELECT max(timestamp), min(seq) FROM trades WHERE {ALL}",
@@ -130,14 +133,15 @@ def test_the_answer_is_that_of_reading_everything(
         store.append("trades", make_trades(6, symbol)).result()
     release()
     store.append("trades", make_trades(4, "BTC-USDT")).result()
-    plan = engine.plan(sql)
-    with engine.execute(plan, cuts=cuts) as execution:
-        found = execution.reader.read_all()
-    with engine.execute(replace(plan, filters=dict.fromkeys(plan.filters)), cuts=cuts) as execution:
-        whole = execution.reader.read_all()
-    assert found.sort_by([(name, "ascending") for name in found.schema.names]).equals(
-        whole.sort_by([(name, "ascending") for name in whole.schema.names])
-    )
+    for _ in range(2):  # what is known of it the second time may be told by its text
+        plan = engine.plan(sql)
+        with engine.execute(plan, cuts=cuts) as execution:
+            found = execution.reader.read_all()
+        with engine.execute(replace(plan, filters=dict.fromkeys(plan.filters)), cuts=cuts) as execution:
+            whole = execution.reader.read_all()
+        assert found.sort_by([(name, "ascending") for name in found.schema.names]).equals(
+            whole.sort_by([(name, "ascending") for name in whole.schema.names])
+        )
 
 
 def test_a_column_that_need_not_be_read_may_be_damaged(
