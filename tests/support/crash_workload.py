@@ -24,18 +24,30 @@ from disk_shim import Action, Control, Kind, mark, read_journal
 
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.errors import ServerError
-from tickflight_server.store import Ack, Store
+from tickflight_server.store import Ack, Store, committer
 
 STORE = "store"  # the data folder, below the one that the shim watches: making it is watched, too
 _ANSWER_S = 60.0
 _BIG_TEXT_BYTES = 300_000  # four of them are a log file
+_NEVER_BYTES = 1 << 40
 
 
 class Workload:
-    """A collector and its store in ``folder``; ``say`` hears every mark."""
+    """A collector and its store in ``folder``; ``say`` hears every mark.
 
-    def __init__(self, folder: Path, ledger: Ledger, say: Callable[[dict[str, Any]], None] | None = None) -> None:
+    With ``behind`` the log's second thread syncs all groups, as it does those of megabytes, while the next are written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ledger: Ledger,
+        say: Callable[[dict[str, Any]], None] | None = None,
+        *,
+        behind: bool = False,
+    ) -> None:
         self.ledger = ledger
+        self._behind = behind
         self._settings = LakehouseSettings(
             storage_path=folder, wal_file_mb=1, wal_commit_interval_ms=0, flush_interval_seconds=86_400
         )
@@ -46,6 +58,7 @@ class Workload:
     def store(self) -> Store:
         """The store, which is opened if it is not."""
         if self._store is None:
+            committer.BEHIND_BYTES = 0 if self._behind else _NEVER_BYTES
             self._store = Store(self._settings)
         return self._store
 
@@ -197,13 +210,14 @@ SESSIONS: tuple[tuple[Step, ...], ...] = (
 
 
 RECOVERY = "recovery"
+_BEHIND = ("0", "2", "4")
 _RECOVERY_STEPS: tuple[Step, ...] = (("append", 3), ("flush", 0), ("resend", 5), ("append", 1), ("close", 0))
 
 
 def run_session(folder: Path, ledger: Ledger, name: str, control: Control) -> None:
     """Run one session in this process, which is under the shim."""
     chance = random.Random(f"session/{ledger.seed}/{name}")
-    workload = Workload(folder, ledger, say=mark)
+    workload = Workload(folder, ledger, say=mark, behind=name in _BEHIND)
     for step in _RECOVERY_STEPS if name == RECOVERY else SESSIONS[int(name)]:
         if isinstance(step, Kill):
             nth = chance.randrange(1, step.nth_max + 1)

@@ -64,7 +64,7 @@ class FaultRun:
         self._fault = fault
         self._in_place = in_place
         self._chance = random.Random(f"fault/{seed}/{fault}")
-        self._workload = Workload(folder, Ledger(seed), say=mark)
+        self._workload = Workload(folder, Ledger(seed), say=mark, behind=self._chance.random() < 0.5)
         self.errors: list[str] = []
 
     def run(self) -> None:

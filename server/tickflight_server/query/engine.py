@@ -249,6 +249,8 @@ class Engine:
                 started(stops)
             with self._turns.one(small=is_small(plan.statement)):
                 opened = self.opening.give(connection, plan, cuts, held, stops, share, scan, unsure)
+                for parts in unsure:
+                    stops.add(parts.cancel)
                 try:
                     reader = _stream(connection, plan, rows)
                 except Exception:

@@ -114,8 +114,10 @@ class Stops:
         self._stopped = False
 
     def add(self, stop: Callable[[], None]) -> None:
-        """Call ``stop``, too, from now on."""
+        """Call ``stop``, too, from now on, and at once if all was stopped before."""
         self._stops.append(stop)
+        if self._stopped:
+            stop()
 
     def __call__(self) -> None:
         """Stop what is being done."""

@@ -19,7 +19,8 @@ from tickflight_server.query.writing import Writing, WritingReader
 
 T = TypeVar("T")
 TEXTS_MAX = 1024
-TEXT_CHARS_MAX = 8192  # 8 million characters at most; what a longer text asks for takes longer than reading it
+TEXT_CHARS_MAX = 8192  # what a longer text asks for takes longer than reading it
+CHARS_MAX = 1 << 20  # of all texts that are kept; what is kept of a long list is some twenty times as large
 # a text without these words calls nothing that tells the time, if no macro in it does
 _CLOCK = re.compile(r"now|time|date|today|local|current|ago", re.IGNORECASE)
 # what leaves something on the connection that it ran on
@@ -32,6 +33,7 @@ class Recent(Generic[T]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[int, T]] = OrderedDict()
+        self._chars = 0
 
     def get(self, text: str, version: int) -> T | None:
         """Return what is kept for ``text`` in ``version``, None if nothing is."""
@@ -47,10 +49,12 @@ class Recent(Generic[T]):
         if len(text) > TEXT_CHARS_MAX:
             return
         with self._lock:
+            if self._kept.pop(text, None) is None:
+                self._chars += len(text)
             self._kept[text] = (version, value)
-            self._kept.move_to_end(text)
-            while len(self._kept) > TEXTS_MAX:
-                self._kept.popitem(last=False)
+            while len(self._kept) > TEXTS_MAX or self._chars > CHARS_MAX:
+                oldest, _ = self._kept.popitem(last=False)
+                self._chars -= len(oldest)
 
 
 class Texts:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from tickflight_server.errors import StorageError
+from tickflight_server.errors import CancelledError, StorageError
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import part_checksum, part_end_checksum
 from tickflight_server.store.health import Health
@@ -54,9 +54,16 @@ class Comparing:
 
         Raises:
             StorageError: one is damaged.
+            CancelledError: ``cancel`` was called.
         """
         for job in self._jobs:
             job.result()
+        if self._stopped:
+            raise CancelledError("the query was cancelled.")
+
+    def cancel(self) -> None:
+        """Compare no more; who waits gets an error soon."""
+        self._stopped = True
 
     def stop(self) -> None:
         """Compare no more; when this returns nobody reads the parts."""
@@ -96,9 +103,16 @@ class OpenParts:
 
         Raises:
             StorageError: a part is damaged; the message names it.
+            CancelledError: ``cancel`` was called.
         """
         if self._comparing is not None:
             self._comparing.wait()
+
+    def cancel(self) -> None:
+        """Let who waits wait no more."""
+        comparing = self._comparing  # another thread may close this
+        if comparing is not None:
+            comparing.cancel()
 
     def close(self) -> None:
         """Let the parts go; a second call does nothing."""

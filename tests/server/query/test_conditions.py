@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from flight_here import START_US
 
+from tickflight_server.errors import StatementError
 from tickflight_server.query.conditions import Check, Since
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.filters import And, Compare
@@ -83,6 +84,9 @@ def test_condition_is_read(engine: Engine, sql: str, test: Check) -> None:
         "timestamp > '2026-09-21 10:00:00'::DATE",
         "timestamp > now() - INTERVAL 1 MONTH",
         "timestamp > now() - INTERVAL '1 minute 5 seconds'",
+        "timestamp > now() + INTERVAL 200000 DAYS",
+        "timestamp > now() - INTERVAL '\u0663 days'",
+        "timestamp > '2\u0660\u0662\u0666-01-01'",
         "timestamp > now() - INTERVAL (price) SECOND",
         "timestamp::DATE = '2026-09-21'",
         "price = ?",
@@ -117,7 +121,9 @@ def test_columns_are_those_that_are_named(engine: Engine) -> None:
     sql = "SELECT t.price, count(*) FROM trades t WHERE symbol = 'a' AND amount > 1 GROUP BY ALL"
     assert _where(engine, sql).columns == {"price", "symbol", "amount"}
     assert _where(engine, "SELECT t FROM trades t WHERE symbol = 'a'").columns is None
+    assert _where(engine, "SELECT market.trades, price FROM trades WHERE symbol = 'a'").columns is None
     assert _where(engine, "SELECT *, 1 FROM trades WHERE symbol = 'a'").columns is None
+    assert _where(engine, "SELECT #3, price FROM trades WHERE symbol = 'a'").columns is None
 
 
 def test_bound_values_are_filters_if_they_have_the_columns_types(engine: Engine) -> None:
@@ -129,6 +135,18 @@ def test_bound_values_are_filters_if_they_have_the_columns_types(engine: Engine)
     for wrong in ({"name": None}, {"seq": 7.0}, {"seq": True}, {"from": datetime.max}, {"from": "1970-01-01"}):
         with pytest.raises(ValueError):
             where.filters({"name": "a", "from": moment, "seq": 7, **wrong}, 0)
+
+
+@pytest.mark.parametrize("sql", ["SELECT seq FROM trades", "SELECT seq FROM trades WHERE symbol = 'a'"])
+def test_a_value_that_nobody_asked_for_is_refused_as_the_engine_refuses_it(engine: Engine, sql: str) -> None:
+    for _ in range(2):
+        assert engine.plan(sql).schema.names == ["seq"]
+        with pytest.raises(StatementError, match="count mismatch"):
+            engine.plan(sql, (5,))
+        with pytest.raises(StatementError, match="excess parameters"):
+            engine.plan("SELECT seq FROM trades WHERE symbol = ?", ("a", 5))
+        with pytest.raises(StatementError, match="not provided"):
+            engine.plan("SELECT seq FROM trades WHERE symbol = ?")
 
 
 def _conditions(chance: random.Random) -> Iterator[str]:

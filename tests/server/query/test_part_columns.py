@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tickflight_server.errors import StorageError
+from tickflight_server.errors import CancelledError, StorageError
 from tickflight_server.query import engine as running
 from tickflight_server.query.engine import Engine
 from tickflight_server.store import Store, access
@@ -106,6 +106,20 @@ def test_damage_is_told_whatever_the_engine_makes_of_it(
     with pytest.raises(StorageError, match=part.name):
         ask(engine, "SELECT max(length(id)) FROM trades")
     assert ran.is_set()
+
+
+def test_a_query_is_cancelled_though_its_parts_are_still_being_compared(
+    engine: Engine, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops: list[Callable[[], None]] = []
+
+    def compare(*_: Any) -> bool:
+        stops[0]()
+        return True
+
+    monkeypatch.setattr(access, "chunks_are_whole", compare)
+    with pytest.raises(CancelledError):
+        engine.execute(engine.plan("SELECT max(length(id)) FROM trades"), started=stops.append)
 
 
 def test_what_was_compared_is_not_compared_again(engine: Engine, store: Store, part: Path) -> None:

@@ -41,6 +41,9 @@ class Parts:
     def wait(self) -> None:
         assert not self.closed
 
+    def cancel(self) -> None:
+        """Nobody waits."""
+
     def close(self) -> None:
         self.closed += 1
 

@@ -9,7 +9,7 @@ import pytest
 from flight_here import wait_until
 
 from tickflight_server.query import stopping
-from tickflight_server.query.stopping import Deadlines
+from tickflight_server.query.stopping import Deadlines, Stops
 
 
 class _Connection:
@@ -40,3 +40,12 @@ def test_thread_of_deadlines_ends_when_there_are_none(monkeypatch: pytest.Monkey
     deadlines = Deadlines()
     _within(deadlines, 60)
     wait_until(lambda: deadlines._thread is None)
+
+
+def test_what_begins_after_a_stop_is_stopped_too() -> None:
+    stopped: list[str] = []
+    stops = Stops(lambda: stopped.append("first"))
+    stops.add(lambda: stopped.append("second"))
+    stops()
+    stops.add(lambda: stopped.append("third"))
+    assert stopped == ["first", "second", "third"]

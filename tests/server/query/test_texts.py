@@ -40,6 +40,19 @@ def test_recent_forgets_the_longest_unused_text_first(monkeypatch: pytest.Monkey
     assert recent.get("a", 1) is None
 
 
+def test_texts_that_are_kept_are_not_long_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "CHARS_MAX", 10)
+    recent: Recent[int] = Recent()
+    for _ in range(3):  # the same text counts once
+        recent.put("aaaa", 0, 1)
+        recent.put("bbbb", 0, 2)
+    assert recent.get("aaaa", 0) == 1
+    recent.put("ccc", 0, 3)
+    assert (recent.get("aaaa", 0), recent.get("bbbb", 0), recent.get("ccc", 0)) == (1, None, 3)
+    recent.put("ddd", 0, 4)
+    assert recent.get("aaaa", 0) == 1
+
+
 def test_texts_that_are_very_long_are_not_kept() -> None:
     recent: Recent[int] = Recent()
     recent.put("x" * (texts.TEXT_CHARS_MAX + 1), 0, 1)

@@ -13,7 +13,7 @@ import pytest
 from store_parts import part_paths
 
 from tickflight_server.clock import SystemClock
-from tickflight_server.errors import LogCorruptError, StorageError
+from tickflight_server.errors import CancelledError, LogCorruptError, StorageError
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import part_file_name
 from tickflight_server.store import Store, TableSnapshot
@@ -191,6 +191,31 @@ def test_nobody_compares_parts_that_were_let_go(stored: Any, monkeypatch: pytest
     assert begun <= 4
     stored.open_parts(snapshot, snapshot.parts, frozenset({"price"})).close()
     assert len(compared) == 6, "what was compared is known, and the rest was not begun"
+
+
+def test_who_waits_for_parts_to_be_compared_waits_no_more_when_that_is_cancelled(
+    stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared, go = [], threading.Event()
+
+    def compare(path: Path, sums: Any, columns: Any) -> bool:
+        compared.append(path)
+        return go.wait(20)
+
+    monkeypatch.setattr(access_module, "chunks_are_whole", compare)
+    snapshot = stored.snapshot("trades")
+    opened = stored.open_parts(snapshot, snapshot.parts, frozenset({"price"}), meanwhile=True)
+    opened.cancel()
+    go.set()
+    with pytest.raises(CancelledError):
+        opened.wait()
+    assert len(compared) < 6
+    opened.close()
+    opened.cancel()
+    again = stored.open_parts(snapshot, snapshot.parts, frozenset({"price"}), meanwhile=True)
+    again.wait()
+    again.close()
+    assert len(compared) == 6, "what was left out is not taken for whole"
 
 
 def make(path: Path, data: bytes) -> Path:
