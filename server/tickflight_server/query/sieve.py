@@ -19,7 +19,7 @@ from tickflight_server.store import Segment
 
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
-KEPT_MOST = 0.1  # of a segment's rows; more are not copied
+KEPT_MOST = 0.3  # of a segment's rows; more are not copied
 _LABELS = ("exchange", "symbol")
 _TOLD_BY = ("symbol", "exchange", "timestamp", "receipt_timestamp", "seq")  # what leaves out most comes first
 _NUMBERS = ("timestamp", "receipt_timestamp", "seq")
@@ -32,14 +32,19 @@ _OPERATORS = {
 }
 
 
-def sieved(segments: Sequence[Segment], filters: Sequence[Filter | None] | None) -> list[pa.RecordBatch]:
-    """Return the batches of ``segments`` with all rows that some scan with one of ``filters`` can match, in order."""
+def sieved(
+    segments: Sequence[Segment], filters: Sequence[Filter | None] | None, read: Collection[str] | None = None
+) -> list[pa.RecordBatch]:
+    """Return the batches of ``segments`` with all rows that some scan with one of ``filters`` can match, in order.
+
+    Columns that are not in ``read``, if it is given, may be null in them: the scans do not look at them.
+    """
     if not filters or any(one is None for one in filters):
         return [s.batch for s in segments]
     wanted = [list(conditions(one)) for one in filters if one is not None]
     if not all(wanted):
         return [s.batch for s in segments]
-    return [_sieve(segment, wanted) for segment in segments]
+    return [_sieve(segment, wanted, read) for segment in segments]
 
 
 def conditions(node: Filter) -> Iterator[Compare | In]:
@@ -70,14 +75,22 @@ def places(segment: Segment, wanted: Sequence[Compare | In]) -> Places | None:
     return found
 
 
-def _sieve(segment: Segment, scans: Sequence[Sequence[Compare | In]]) -> pa.RecordBatch:
+def _sieve(segment: Segment, scans: Sequence[Sequence[Compare | In]], read: Collection[str] | None) -> pa.RecordBatch:
     batch = segment.batch
     most, found = KEPT_MOST * batch.num_rows, [places(segment, wanted) for wanted in scans]
     known = [one for one in found if one is not None and len(one) <= most]
     if len(known) < len(found):
         return batch
     kept = known[0] if len(known) == 1 else np.unique(np.concatenate(known))
-    return batch.take(pa.array(kept)) if len(kept) <= most else batch
+    return _taken(batch, pa.array(kept), read) if len(kept) <= most else batch
+
+
+def _taken(batch: pa.RecordBatch, rows: pa.Array, read: Collection[str] | None) -> pa.RecordBatch:
+    arrays = [
+        column.take(rows) if read is None or field.name in read else pa.nulls(len(rows), field.type)
+        for field, column in zip(batch.schema, batch.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
 
 
 def _met_by_all(segment: Segment, condition: Compare | In) -> bool:

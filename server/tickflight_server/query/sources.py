@@ -77,8 +77,11 @@ class Sources:
         table = snapshot.table
         hold(snapshot, held)
         segments, parts = chosen(snapshot, filters, upto)
-        ring = pa.Table.from_batches(sieved(segments, filters), schema=table.arrow(self._store.numeric, memory=True))
         later = upto is not None and any(s.last_seq > upto for s in segments)
+        seen = None if filters is None else filters.columns
+        seen = seen | {"seq"} if seen is not None and later else seen
+        kept = sieved(segments, filters, seen)
+        ring = pa.Table.from_batches(kept, schema=table.arrow(self._store.numeric, memory=True))
         if len(parts) == 0 and not later:
             connection.register(view, ring)
             return Opened((), tuple(s.first_seq for s in segments))

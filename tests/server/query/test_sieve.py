@@ -97,3 +97,14 @@ def test_no_row_is_lost_whatever_is_kept(segment: Segment, monkeypatch: pytest.M
     monkeypatch.setattr(sieve, "KEPT_MOST", 1.0)
     halves = [sieved([segment], [Compare("=", "symbol", name)]) for name in "XYZ"]
     assert set().union(*map(_seqs, halves)) == set(range(1, ROWS + 1))
+
+
+def test_columns_that_are_not_read_are_left_out_of_what_is_copied(segment: Segment) -> None:
+    (whole,) = sieved([segment], [SYMBOL])
+    (left,) = sieved([segment], [SYMBOL], {"symbol", "price"})
+    assert left.schema.equals(whole.schema)
+    for name in left.schema.names:
+        if name in ("symbol", "price"):
+            assert left[name].equals(whole[name])
+        else:
+            assert left[name].null_count == left.num_rows
