@@ -215,7 +215,7 @@ class Checker:
 
     def _scan_unlisted(self, scan: TableScan) -> None:
         live = set(scan.index.path.tolist())
-        found = sorted(relative for relative, _ in part_files(scan.folder) if relative not in live)
+        found = sorted(relative for relative in part_files(scan.folder) if relative not in live)
         removed = removed_parts(scan.versions, scan.version) if found else set()
         last = max(scan.target, self.log.last_seq(scan.schema.name))
         known = self.known_rows(scan)

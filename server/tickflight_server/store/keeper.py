@@ -34,6 +34,8 @@ _BEHIND_MAX_S = 20.0  # flushes that are always behind would let parts pile up: 
 _JOBS_A_COMMIT = 64
 _COMMIT_S = 5.0  # and after so long, whatever their number: what is not committed is in vain if the process ends
 _HOUR_MS = 3_600_000
+_VACUUM_REST = 100  # times as long as it took
+_VACUUM_REST_MAX_S = 3600.0
 Step = tuple[str, Callable[[], object]]
 
 
@@ -94,6 +96,7 @@ class Keeper:
         self._check = check
         self._removals = {name: Removals(table.folder) for name, table in tables.items()}
         self._commits = 0  # of compaction
+        self._vacuum_from = 0.0
         self._rest_until = 0.0  # after a merge, so that a core's share is not exceeded
         self._failed: dict[str, StorageError] = {}  # paths of parts that cannot be merged, until the next look
         self._pinned = pinned
@@ -309,10 +312,18 @@ class Keeper:
 
         self._compact_tables(names, stop, all_of_it=False)
 
+    def _vacuum_quietly(self) -> None:
+        """Clear up, unless that took long a short while ago: a look at many files takes seconds of Python's lock."""
+        began = self._clock.monotonic()
+        if began >= self._vacuum_from:
+            self.vacuum()
+            ended = self._clock.monotonic()
+            self._vacuum_from = ended + min(_VACUUM_REST * (ended - began), _VACUUM_REST_MAX_S)
+
     def _run(self) -> None:
         slow = idle = self._clock.monotonic()
         often: list[Step] = [("compaction", self._compact_quietly)]
-        seldom: list[Step] = [("retention", self.retain), ("tier", self.move), ("vacuum", self.vacuum)]
+        seldom: list[Step] = [("retention", self.retain), ("tier", self.move), ("vacuum", self._vacuum_quietly)]
         while not self._stop.wait(_TICK_S):
             if self._behind() and self._clock.monotonic() < idle + _BEHIND_MAX_S:
                 continue

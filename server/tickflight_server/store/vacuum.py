@@ -7,6 +7,7 @@ that should be there is missing, nothing is deleted.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -21,12 +22,33 @@ LOG = structlog.get_logger(__name__)
 _YOUNG_MS = 3_600_000
 
 
-def part_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the parts below a table's folder, listed or not, each with its path relative to it."""
-    for path in folder.rglob("*.parquet"):
-        relative = path.relative_to(folder)
-        if relative.parts[0] != FOLDER and parse_part_file_name(path.name) is not None:
-            yield str(relative), path
+def part_files(folder: Path) -> Iterator[str]:
+    """Yield the parts below a table's folder, listed or not, each as its path relative to it.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    for base, folders, files in _walk(folder):
+        if not base and FOLDER in folders:
+            folders.remove(FOLDER)
+        for name in files:
+            if parse_part_file_name(name) is not None:
+                yield f"{base}/{name}" if base else name
+
+
+def _walk(folder: Path, *, down: bool = True) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder's path relative to ``folder``, and the names in it; ``down``: before those below it.
+
+    Names are plain texts: with a hundred thousand parts, paths of objects took seconds of Python's lock.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # somebody removed it meanwhile
+            raise error
+
+    root = str(folder)
+    for base, folders, files in os.walk(root, topdown=down, onerror=fail):
+        yield base[len(root) + 1 :], folders, files
 
 
 def remove_crash_leftovers(folder: Path, table: str, live: Collection[str], last_seq: int, oldest_ms: int) -> int:
@@ -38,17 +60,17 @@ def remove_crash_leftovers(folder: Path, table: str, live: Collection[str], last
     Raises:
         StorageError: there is a part with rows that nothing knows of: a table version is missing, nothing is deleted.
     """
-    found = dict(part_files(folder))
-    unlisted = [p for p in found if p not in live]
+    found = set(part_files(folder))
+    unlisted = sorted(p for p in found if p not in live)
     if not unlisted:
         return 0
     kept = removed_since(folder, oldest_ms)
     for relative in unlisted:
-        first, last = parse_part_file_name(found[relative].name) or (0, 0)
+        first, last = parse_part_file_name(_name(relative)) or (0, 0)
         if last > last_seq:
             raise StorageError(
                 f"table {table} has a part with rows {first} to {last}, which neither its versions nor the log know: "
-                f"{found[relative].name}.",
+                f"{_name(relative)}.",
                 hint="A table version is missing: restore the table's _delta_log from a backup.",
             )
     if any("://" not in p and p not in found for p in live):
@@ -57,7 +79,7 @@ def remove_crash_leftovers(folder: Path, table: str, live: Collection[str], last
     gone = [p for p in unlisted if p not in kept]
     for relative in gone:
         LOG.info("vacuum.leftover_removed", table=table, part=relative)
-        found[relative].unlink(missing_ok=True)
+        (folder / relative).unlink(missing_ok=True)
     return len(gone)
 
 
@@ -79,7 +101,7 @@ def vacuum(
     Raises:
         StorageError: a live part is missing; nothing was deleted.
     """
-    found = dict(part_files(folder))
+    found = set(part_files(folder))
     missing = [p for p in live if "://" not in p and p not in found]
     if missing:
         raise StorageError(
@@ -88,9 +110,8 @@ def vacuum(
         )
     young_ms = time.time_ns() // 1_000_000 - _YOUNG_MS
     gone = []
-    for relative, path in found.items():
-        if relative in live or relative in in_use:
-            continue
+    for relative in sorted(p for p in found if p not in live and p not in in_use):
+        path = folder / relative
         when = removed.get(relative)
         if (when >= oldest_ms) if when is not None else path.stat().st_mtime_ns // 1_000_000 >= young_ms:
             continue
@@ -104,7 +125,16 @@ def vacuum(
 
 def _remove_empty_folders(folder: Path, young_ms: int) -> None:
     """Remove the folders of partitions that have no file, but those that somebody may be about to write to."""
-    for path in sorted((p for p in folder.rglob("*=*") if p.is_dir()), key=lambda p: -len(p.parts)):
-        with contextlib.suppress(OSError):  # it has files
+    gone = set()
+    for base, folders, files in _walk(folder, down=False):
+        if files or "=" not in _name(base) or any(f"{base}/{name}" not in gone for name in folders):
+            continue
+        path = folder / base
+        with contextlib.suppress(OSError):  # it has got files
             if path.stat().st_mtime_ns // 1_000_000 < young_ms:
                 path.rmdir()
+                gone.add(base)
+
+
+def _name(relative: str) -> str:
+    return relative.rpartition("/")[2]
