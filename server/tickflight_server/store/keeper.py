@@ -96,7 +96,8 @@ class Keeper:
         self._check = check
         self._removals = {name: Removals(table.folder) for name, table in tables.items()}
         self._commits = 0  # of compaction
-        self._vacuum_from = 0.0
+        # the start has just looked at all files
+        self._vacuum_from = clock.monotonic() + settings.keep_interval_seconds
         self._rest_until = 0.0  # after a merge, so that a core's share is not exceeded
         self._failed: dict[str, StorageError] = {}  # paths of parts that cannot be merged, until the next look
         self._pinned = pinned
