@@ -74,7 +74,7 @@ def bars_chart(figures: Sequence[Mapping[str, Any]], unit: str) -> str:
 def _bars(names: Sequence[str]) -> tuple[Figure, Any]:
     figure = Figure(figsize=(_WIDTH_INCHES, _EDGE_INCHES + _BAR_INCHES * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", color="#e3e7ec", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
