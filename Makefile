@@ -37,6 +37,7 @@ tools: $(VENV)/bin/python
 
 crash: $(DEV_STAMP)
 	$(BIN)/python -m pytest tests/crash tests/system/test_cancel.py tests/system/test_abandoned.py tests/system/test_tail.py \
+		tests/server/store/test_access.py \
 		--campaign full $(ARGS)
 
 fuzz: $(DEV_STAMP)

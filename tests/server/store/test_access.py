@@ -21,7 +21,13 @@ from tickflight_server.store import access as access_module
 from tickflight_server.store.access import PartChecker
 from tickflight_server.store.health import Health
 
-FLIPS = 1_000
+FLIPS = {"sample": 400, "full": 1_000}
+
+
+@pytest.fixture
+def flips(request: pytest.FixtureRequest) -> int:
+    """Return how many bits are tried."""
+    return FLIPS[request.config.getoption("--campaign")]
 
 
 @pytest.fixture
@@ -246,14 +252,14 @@ def test_a_part_deleted_under_a_reader_is_said_when_it_is_opened_and_harms_no_ot
 
 @pytest.mark.parametrize("compression", ["zstd", "none"])
 def test_a_flipped_bit_of_a_part_is_never_believed(
-    open_store: Any, put_parts: Any, rows_of: Any, compression: str
+    open_store: Any, put_parts: Any, rows_of: Any, compression: str, flips: int
 ) -> None:
     store = open_store(compression=compression, compact_parts_min=2)
     put_parts(store, 2, symbols=("A", "B"))
     paths = part_paths(store.root / "trades")
     rows = snapshot_rows(store, rows_of)
     rng = random.Random(7)
-    for _ in range(FLIPS // 2):
+    for _ in range(flips // 2):
         path = rng.choice(paths)
         whole = path.read_bytes()
         bit = rng.randrange(len(whole) * 8)
@@ -267,7 +273,7 @@ def test_a_flipped_bit_of_a_part_is_never_believed(
 
 
 def test_a_flipped_bit_of_the_log_is_refused_by_name_or_changes_no_acknowledged_row(
-    open_store: Any, trades: Any, rows_of: Any, settings_for: Any, tmp_path: Path
+    open_store: Any, trades: Any, rows_of: Any, settings_for: Any, tmp_path: Path, flips: int
 ) -> None:
     """Two groups share the file: of the last one, damage looks like a tail that was torn before it was durable."""
     store = open_store(wal_file_mb=1)
@@ -279,7 +285,7 @@ def test_a_flipped_bit_of_the_log_is_refused_by_name_or_changes_no_acknowledged_
     whole = path.read_bytes()
     rng = random.Random(7)
     refused = same = cut = 0
-    for _ in range(FLIPS):
+    for _ in range(flips):
         bit = rng.randrange(len(whole) * 8)
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -297,5 +303,5 @@ def test_a_flipped_bit_of_the_log_is_refused_by_name_or_changes_no_acknowledged_
         for newer in path.parent.iterdir():
             if newer != path:
                 newer.unlink()
-    assert refused > FLIPS // 2
-    assert same + cut + refused == FLIPS
+    assert refused > flips // 2
+    assert same + cut + refused == flips
