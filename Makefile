@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+SECONDS_EACH ?= 60
 # the tools of tests/tools that need environments of their own; superset is one more, and the largest
 TOOLS ?= gizmosql dbt harlequin node backtest
 
@@ -12,7 +13,7 @@ INSTALL_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 MANIFESTS := .ci/install constraints.txt client/pyproject.toml server/pyproject.toml pyproject.toml
 
-.PHONY: demo test tools lint bench crash fuzz proto notes install dev clean help
+.PHONY: demo test tools lint bench crash fuzz rights soak proto notes audit inventory install dev clean help
 
 help:
 	@echo "make demo [ARGS=\"--seconds 10\"]   install, then show the whole way from exchange to query"
@@ -21,7 +22,12 @@ help:
 	@echo "make lint                         ruff, mypy, import-linter"
 	@echo "make bench [ARGS=\"size\"]          measure, keep the figures in bench/results, draw bench/report.html"
 	@echo "make crash [ARGS=\"--crash-seed 7\"] every crash and disk fault there is; long, see proto-notes/crash-testing.md"
-	@echo "make fuzz [ARGS=\"--crash-seed 7\"]  a hundred thousand messages of noise, to the decoder and to a server"
+	@echo "make audit                        known weaknesses of the installed packages; skipped, with a reason, offline"
+	@echo "make inventory                    list what the installed DuckDB offers to SQL anew; verdicts are kept"
+	@echo "make rights [ARGS=\"--crash-seed 7\"] every role on every road, and 20,000 random statements against an oracle"
+	@echo "make fuzz [ARGS=\"--crash-seed 7\"]  a hundred thousand messages of noise, to the decoder and to a server;"
+	@echo "     [SECONDS_EACH=600]           then each target of tests/support/fuzz_targets.py, guided by coverage"
+	@echo "make soak [ARGS=\"--seconds 60\"]    200 clients, a third of them hostile, for ten minutes; see bench/results/soak.md"
 	@echo "make proto                        generate the protobuf code anew"
 	@echo "make notes                        write the generated part of proto-notes/flight-sql.md anew"
 
@@ -42,12 +48,22 @@ crash: $(DEV_STAMP)
 
 fuzz: $(DEV_STAMP)
 	$(BIN)/python -m pytest tests/fuzz --campaign full $(ARGS)
+	sh .ci/fuzz $(VENV) $(SECONDS_EACH)
+
+rights: $(DEV_STAMP)
+	$(BIN)/python -m pytest tests/system/test_rights_matrix.py tests/system/test_rights_fuzz.py --campaign full $(ARGS)
+
+soak: $(DEV_STAMP)
+	$(BIN)/python tests/soak/run.py --record bench/results/soak.md $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p tickflight -p tickflight_server -p bench
 	$(BIN)/lint-imports
+
+audit: $(DEV_STAMP)
+	sh .ci/audit $(VENV)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python -m bench --collect $(ARGS)
@@ -81,5 +97,9 @@ proto:
 notes: $(INSTALL_STAMP)
 	$(BIN)/python -m tickflight_server.flight.document proto-notes/flight-sql.md
 
+# what is new comes as unclassified, and is refused until somebody gives it a verdict
+inventory: $(INSTALL_STAMP)
+	$(BIN)/python -m tickflight_server.query.inventory server/tickflight_server/query/classified.txt
+
 clean:
-	rm -rf $(VENV) $(VENV)-tools $(VENV)-bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-tools $(VENV)-bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,7 +1,8 @@
 """How soon SQL shows an event: from the feed's callback until an answer has its row, by rate.
 
-Server, feed and the one who asks are processes of their own, with one clock. The feed writes the time of the callback
-as the row's receipt timestamp; a row is seen when the first answer with its ``seq`` or a later one is there.
+The rule of this file: server, feed and the one who asks are processes of their own, with one clock.
+The feed writes the time of the callback as the row's receipt timestamp; a row is seen when the first
+answer with its ``seq`` or a later one is there.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ import xxhash
 
 from bench.markets import Market, symbols
 from tickflight_server.config import MIB, LakehouseSettings
+from tickflight_server.files import make_folder
 from tickflight_server.paths import Layout
 from tickflight_server.schemas import STORED
 from tickflight_server.store.catalog import TableCatalog
-from tickflight_server.store.files import make_folder
 from tickflight_server.store.identity import load_writer
 from tickflight_server.store.partition import Part, PartitionKey, PartOptions, PartWriter
 from tickflight_server.store.rows import fit

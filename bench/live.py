@@ -66,7 +66,7 @@ def measured(store: Store, engine: Engine) -> Iterator[Figure]:
                     pass
         for name, sql in QUERIES.items():
             texts = (f"{sql} FROM trades GROUP BY ALL", f"{sql} FROM trades GROUP BY ALL LIMIT 1000000000")
-            kept, whole = (live(engine, store, stability, text) for text in texts)
+            kept, whole = (live(engine, stability, text) for text in texts)
             assert (kept.mode, whole.mode) == ("incremental", "asked again")
             kept.update()
             whole.update()
@@ -86,11 +86,9 @@ def measured(store: Store, engine: Engine) -> Iterator[Figure]:
             yield replace(one, ratio=float(f"{one.value / again.value:.3g}"), ratio_to=again.name)
 
 
-def live(engine: Engine, store: Store, stability: Stability, sql: str) -> LiveQuery:
+def live(engine: Engine, stability: Stability, sql: str) -> LiveQuery:
     """Return a live query as a server makes it."""
-    return LiveQuery(
-        engine, store, SystemClock(), stability, sql, {}, options=DEFAULTS, result_mb=256, started=lambda _: None
-    )
+    return LiveQuery(engine, SystemClock(), stability, sql, {}, options=DEFAULTS, result_mb=256, started=lambda _: None)
 
 
 def trades(first: int, rows: int) -> pa.RecordBatch:

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 from cryptofeed.types import Trade
 
-EXCHANGES = ("BINANCE", "COINBASE", "OKX")
 _NAMES = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "AVAX", "LINK", "DOT", "LTC")
 BURST = 12  # events that come together, on average
 WITHIN_BURST_US = 40

@@ -1,7 +1,7 @@
 """Ingest and queries at once: what 32 readers take from a stream of a million rows a second, and how long they wait.
 
-Runs with and without readers come in turns on one server. Writer and readers are processes of their own: the machine's
-cores are shared by all of them.
+The rule of this file: runs with and without readers come in turns on one server. Writer and
+readers are processes of their own: the machine's cores are shared by all of them.
 """
 
 from __future__ import annotations

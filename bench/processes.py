@@ -106,15 +106,3 @@ def memory_mb(pid: int, what: str = "VmRSS") -> float:
         if line.startswith(what + ":"):
             return int(line.split()[1]) / 1024
     raise ProcessLookupError(f"process {pid} has no {what}")
-
-
-def drop_page_cache(folder: Path) -> None:
-    """Let the system forget the cached pages of every file below ``folder``, for a cold read."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fdatasync(descriptor)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)

@@ -1,7 +1,7 @@
 """One symbol's last minute, as a dashboard asks for it, on a store that is large in every way.
 
-Ten million rows in memory, of the last hour and 500 symbols, and a hundred thousand parts in the catalog. The aim is of
-the whole way, over ADBC, from the statement to the last row.
+Ten million rows in memory, of the last hour and 500 symbols, and a hundred thousand parts in the catalog. The rule
+of this file: what is timed is the whole way, over ADBC, from the statement to the last row.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Round trips of the smallest statements: how long one takes, and how many many clients get through together.
 
-Each connection is a thread's own, and the threads of 8 and 64 connections are in two processes. The least that it can
-take is what a server in Python answers that does nothing (``bench/bare.py``), asked in the same turns.
+Each connection is a thread's own, and the threads of 8 and 64 connections are in two processes. The rule of
+this file: beside each figure stands the least, a server in Python that does nothing (``bench/bare.py``), asked
+in the same turns.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def adbc_bound(address: str, held: ExitStack) -> Ask:
 
 def _client(address: str) -> tickflight.Client:
     # without what ``connect`` asks first, which a server of constants cannot answer
-    return tickflight.Client(Connection(address, Credentials(), timeout_s=None, tls_roots=None))
+    return tickflight.Client(Connection(address, Credentials(), timeout_s=None))
 
 
 def ours(address: str, held: ExitStack) -> Ask:

@@ -15,9 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of tests/crash, two of which other campaigns have, too; see proto-notes/crash-testing.md."""
     group = parser.getgroup("crash tests")
     group.addoption(
-        "--campaign", choices=("sample", "full"), default="sample", help="how much tests/crash and tests/fuzz try"
+        "--campaign",
+        choices=("sample", "full"),
+        default="sample",
+        help="how much tests/crash, tests/fuzz and rights try",
     )
-    group.addoption("--crash-seed", type=int, default=1, help="what tests/crash and tests/fuzz try")
+    group.addoption("--crash-seed", type=int, default=1, help="what they try")
     group.addoption(
         "--trust-later-syncs", action="store_true", help="a sync makes sure also what an earlier one failed about"
     )
@@ -25,8 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say in one line each what tests/crash and tests/fuzz tried, in all processes together."""
-    counts: dict[str, Counter[str]] = {"crash testing": Counter(), "fuzzing": Counter()}
+    """Say in one line each what tests/crash, tests/fuzz and the tests of rights tried, in all processes together."""
+    counts: dict[str, Counter[str]] = {"crash testing": Counter(), "fuzzing": Counter(), "rights": Counter()}
     for report in (r for reports in terminalreporter.stats.values() for r in reports):
         if isinstance(report, pytest.TestReport) and report.when == "teardown":
             for name, counted in report.user_properties:

@@ -15,6 +15,8 @@ from flight_here import FlightHere, trades
 from pydantic import BaseModel
 
 from tickflight_server import config
+from tickflight_server.audit.chain import FIRST, Chain
+from tickflight_server.audit.line import parse as parse_line
 from tickflight_server.config import LakehouseSettings, QuerySettings, Settings
 from tickflight_server.paths import decode_component, encode_component, parse_log_file_name, parse_part_file_name
 from tickflight_server.query.engine import Engine
@@ -32,7 +34,14 @@ SECTIONS = {
     "lakehouse.tier": config.TierSettings,
     "query": config.QuerySettings,
     "flight": config.FlightSettings,
+    "flight.tls": config.TlsSettings,
+    "flight.tls.subjects[]": config.SubjectSettings,
     "auth": config.AuthSettings,
+    "auth.jwt": config.JwtSettings,
+    "roles{}": config.RoleSettings,
+    "roles{}.read[]": config.ReadGrant,
+    "roles{}.limits": config.RoleLimits,
+    "audit": config.AuditSettings,
     "collector": config.CollectorSettings,
     "feeds[]": config.FeedSettings,
     "feeds[].endpoints": config.Endpoints,
@@ -75,8 +84,10 @@ def shown(field):
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    if value in ({}, []):
+    if value in ({}, [], ()) or value == config.RoleLimits():
         return "empty"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
     return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
 
 
@@ -87,14 +98,14 @@ def test_every_setting_is_in_the_readme_with_its_default(name):
 
 
 def test_every_section_of_the_configuration_is_in_the_readme():
-    assert {re.split(r"[.\[]", name)[0] for name in SECTIONS} == set(Settings.model_fields)
+    assert {re.split(r"[.\[{]", name)[0] for name in SECTIONS} == set(Settings.model_fields)
     classes = {c for c in vars(config).values() if isinstance(c, type) and issubclass(c, BaseModel)}
     assert classes - {Settings} == set(SECTIONS.values())
 
 
 def test_example_configuration_is_valid():
-    (text,) = blocks(README, "yaml")
-    settings = Settings.model_validate(yaml.safe_load(text))
+    every = [Settings.model_validate(yaml.safe_load(text)) for text in blocks(README, "yaml")]
+    settings = every[0]
     assert [feed.exchange for feed in settings.feeds] == ["BINANCE", "KRAKEN"]
     for channel in {channel for feed in settings.feeds for channel in feed.channels}:
         assert channel in MARKET
@@ -127,6 +138,15 @@ def test_log_example_is_what_the_page_claims():
     assert (record.producer, record.sequence) == (b"\x0a\x0b", 7)
     assert record.batch().to_pydict() == {"price": [64998.5]}
     assert header.serialize() + b"".join(bytes(b) for b in serialize_record(record, durable)) == data
+
+
+def test_audit_example_is_what_the_page_claims():
+    (text,) = blocks((NOTES / "audit.md").read_text(), "jsonl audit")
+    prev = FIRST
+    for number, line in enumerate(map(parse_line, text.encode().splitlines()), 1):
+        assert (line.n, line.prev) == (number, prev)
+        assert Chain().holds(line.body, line.hash)
+        prev = line.hash
 
 
 def test_folder_examples_are_what_the_page_claims():

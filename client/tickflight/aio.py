@@ -311,6 +311,14 @@ class AsyncClient:
         """Return how the server is doing."""
         return await self._calls.run(self._client.health)
 
+    async def queries(self, *, running: bool = False) -> AsyncResult:
+        """Return the statements that run and those that ended lately; see ``Client.queries``."""
+        return await self._result(self._client.queries, running=running)
+
+    async def cancel(self, id: str) -> bool:
+        """End a statement by its id in ``system.queries``; see ``Client.cancel``."""
+        return await self._calls.run(self._client.cancel, id)
+
     async def tables(self) -> list[str]:
         """Return the names of all tables, as ``schema.table``."""
         return await self._calls.run(self._client.tables)

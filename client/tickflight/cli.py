@@ -44,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with connect(
             options.address,
             username=options.user,
-            password=os.environ.get("TICKFLIGHT_PASSWORD") if options.user else None,
-            token=None if options.user else os.environ.get("TICKFLIGHT_TOKEN"),
+            tls_roots=options.tls_roots,
+            tls_cert=options.tls_cert,
+            tls_key=options.tls_key,
         ) as client:
             options.run(client, options)
     except TickflightError as error:
@@ -99,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (query, tables, tail, bars, book):
         command.add_argument("--address", default=os.environ.get("TICKFLIGHT_ADDRESS", DEFAULT_ADDRESS))
         command.add_argument("--user")
+        command.add_argument("--tls-roots", metavar="FILE", help="authority to trust, PEM")
+        command.add_argument("--tls-cert", metavar="FILE", help="certificate to show, PEM")
+        command.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
     return parser
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -16,20 +17,30 @@ import pyarrow as pa
 
 from tickflight.bars import Interval, Kind, bars_query
 from tickflight.book import DEPTH, Book, book, books
-from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials
+from tickflight.connection import DEFAULT_ADDRESS, Connection, Credentials, Pem, Tls
 from tickflight.errors import NotFoundError, QueryError
 from tickflight.live import SILENCE_S, Live
 from tickflight.replay import Columns, Replay, Time, Where, make_requests
 from tickflight.result import Result
 from tickflight.snapshot import Snapshot, header
 from tickflight.tail import Since, Skipped, Tail, make_request
-from tickflight.wire.actions import FeedReport, Flush, FlushResult, Health, HealthResult
+from tickflight.wire.actions import (
+    CancelStatement,
+    CancelStatementResult,
+    FeedReport,
+    Flush,
+    FlushResult,
+    Health,
+    HealthResult,
+)
 from tickflight.wire.commands import CommandGetTables
 from tickflight.wire.streams import Live as LiveRequest
 from tickflight.wire.tickets import Query
 from tickflight.writer import Writer
 
 Parameters = Sequence[Any] | Mapping[str, Any]
+_QUERIES = "SELECT * FROM system.queries ORDER BY started DESC"
+_QUERIES_RUNNING = "SELECT * FROM system.queries WHERE ended IS NULL ORDER BY started DESC"
 _DICTIONARIES = ((b"x-tickflight-labels", b"dictionary"),)
 
 
@@ -40,10 +51,15 @@ def connect(
     password: str | None = None,
     token: str | None = None,
     timeout_s: float | None = 30.0,
-    tls_roots: bytes | None = None,
+    tls_roots: Pem | None = None,
+    tls_cert: Pem | None = None,
+    tls_key: Pem | None = None,
     snapshot: Snapshot | str | None = None,
 ) -> Client:
-    """Connect to a server.
+    """Connect to a server. What is not told comes from the environment.
+
+    That is ``TICKFLIGHT_TOKEN``, or ``TICKFLIGHT_USER`` and ``TICKFLIGHT_PASSWORD``; and files:
+    ``TICKFLIGHT_TLS_ROOTS``, ``TICKFLIGHT_TLS_CERT``, ``TICKFLIGHT_TLS_KEY``.
 
     Args:
         address: ``grpc://host:port``, ``grpc+tls://host:port`` or ``host:port``.
@@ -51,17 +67,20 @@ def connect(
         password: the user's password.
         token: a bearer token instead of user and password.
         timeout_s: longest wait for the answer to a call; a query and the reading of its result are not limited.
-        tls_roots: certificates to trust (PEM) instead of the system's.
+        tls_roots: certificates to trust instead of the system's: PEM as bytes, or a file's name.
+        tls_cert: a certificate of one's own, likewise, with ``tls_key``, for servers that ask for one.
+        tls_key: its private key, likewise.
         snapshot: what ``sql`` sees unless it is told otherwise: a snapshot or its id.
 
     Raises:
         UnavailableError: nobody answers at the address.
         AuthenticationError: the credentials are wrong, or missing where the server wants some.
     """
-    credentials = Credentials(username, password, token)
-    client = Client(Connection(address, credentials, timeout_s=timeout_s, tls_roots=tls_roots), snapshot)
+    credentials, tls = Credentials.told(username, password, token), Tls.told(tls_roots, tls_cert, tls_key)
+    client = Client(Connection(address, credentials, timeout_s=timeout_s, tls=tls), snapshot)
     try:
-        _ = client.numeric_type  # one round trip, so that a wrong address or token shows here
+        with suppress(NotFoundError):  # who only writes has no table to see
+            _ = client.numeric_type  # one round trip, so that a wrong address or token shows here
     except BaseException:
         client.close()
         raise
@@ -327,6 +346,25 @@ class Client:
         assert isinstance(answer, HealthResult)
         return answer
 
+    def queries(self, *, running: bool = False) -> Result:
+        """Return the statements that run and those that ended lately, the newest first; an admin sees everybody's.
+
+        With ``running`` only those that go on. The columns are those of table ``system.queries``.
+        """
+        return self.sql(_QUERIES_RUNNING if running else _QUERIES)
+
+    def cancel(self, id: str) -> bool:
+        """End a statement by its id in ``queries``, whatever it does; return whether it had not ended by itself.
+
+        Users end their own, admins anybody's.
+
+        Raises:
+            NotFoundError: there is none with this id, or it is another's.
+        """
+        answer = self._connection.action("tickflight.cancel", CancelStatement(id))
+        assert isinstance(answer, CancelStatementResult)
+        return answer.cancelled
+
     def tables(self) -> list[str]:
         """Return the names of all tables, as ``schema.table``."""
         rows = self._get_tables(CommandGetTables()).to_pylist()
@@ -350,10 +388,14 @@ class Client:
 
     @property
     def numeric_type(self) -> Literal["float64", "decimal"]:
-        """How the server keeps prices and sizes."""
+        """How the server keeps prices and sizes; float64 also where the user sees no table with any."""
         if self._numeric is None:
-            kind = self.schema("market.trades").field("price").type
-            self._numeric = "decimal" if pa.types.is_decimal(kind) else "float64"
+            market = CommandGetTables(db_schema_filter_pattern="market", include_schema=True)
+            schemas = (
+                pa.ipc.read_schema(pa.py_buffer(t)) for t in self._get_tables(market)["table_schema"].to_pylist()
+            )
+            decimal = any(_is_decimal(kind) for schema in schemas for kind in schema.types)
+            self._numeric = "decimal" if decimal else "float64"
         return self._numeric
 
     def writer(self, table: str, **options: Any) -> Writer:
@@ -400,6 +442,10 @@ def parameters_to_ipc(params: Parameters) -> bytes:
 
 def _array(value: Any) -> pa.Array:
     return pa.array([value.as_py()], value.type) if isinstance(value, pa.Scalar) else pa.array([value])
+
+
+def _is_decimal(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal(kind.value_type if pa.types.is_list(kind) else kind))
 
 
 def _literal(name: str) -> str:

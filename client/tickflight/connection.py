@@ -6,12 +6,16 @@ made again once, by itself.
 
 from __future__ import annotations
 
+import base64
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 from pyarrow import flight
 
 from tickflight.background import STOPPER, interruptible
@@ -31,6 +35,7 @@ from tickflight.wire.flight import FlightEndpoint, FlightInfo, FlightTicket
 
 DEFAULT_ADDRESS = "grpc://127.0.0.1:8815"
 T = TypeVar("T")
+Pem = bytes | str | os.PathLike[str]
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -42,11 +47,61 @@ class Credentials:
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
 
+    @classmethod
+    def told(cls, username: str | None, password: str | None, token: str | None) -> Credentials:
+        """Return credentials; what is left out comes from the environment, where nothing contradicts it.
+
+        Raises:
+            AuthenticationError: they do not go together.
+        """
+        if username is None and password is None and token is None:
+            token = os.environ.get("TICKFLIGHT_TOKEN") or None
+            username = None if token else os.environ.get("TICKFLIGHT_USER") or None
+        if username is not None and password is None:
+            password = os.environ.get("TICKFLIGHT_PASSWORD") or None
+        return cls(username, password, token)
+
     def __post_init__(self) -> None:
         if self.token is not None and self.username is not None:
             raise AuthenticationError("give either a token or a user and password, not both.")
         if (self.username is None) != (self.password is None):
             raise AuthenticationError("a user needs a password, and a password a user.")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificates to trust instead of the system's, and a client's own with its key; all PEM."""
+
+    roots: bytes | None = None
+    cert: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def told(cls, roots: Pem | None, cert: Pem | None, key: Pem | None) -> Tls:
+        """Return what is given, as PEM or as a file's name; what is left out is in the files of the environment.
+
+        Raises:
+            AuthenticationError: a certificate is without its key, or a file cannot be read.
+        """
+        if cert is None and key is None:
+            cert, key = os.environ.get("TICKFLIGHT_TLS_CERT"), os.environ.get("TICKFLIGHT_TLS_KEY")
+        if (cert is None) != (key is None):
+            raise AuthenticationError("a client's certificate needs its key, and a key its certificate.")
+        return cls(_pem(roots or os.environ.get("TICKFLIGHT_TLS_ROOTS")), _pem(cert), _pem(key))
+
+    def options(self) -> dict[str, Any]:
+        """Return how pyarrow's client is told."""
+        named = {"tls_root_certs": self.roots, "cert_chain": self.cert, "private_key": self.key}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def _pem(value: Pem | None) -> bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    try:
+        return Path(value).read_bytes()
+    except OSError as error:
+        raise AuthenticationError(f"cannot read {value}: {error.strerror}.") from None
 
 
 def normalise_address(address: str) -> str:
@@ -76,14 +131,14 @@ class Connection:
     """
 
     def __init__(
-        self, address: str, credentials: Credentials, *, timeout_s: float | None, tls_roots: bytes | None
+        self, address: str, credentials: Credentials, *, timeout_s: float | None, tls: Tls | None = None
     ) -> None:
         self.address = normalise_address(address)
         self._credentials = credentials
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._shown = Shown()
-        self._tls_roots = tls_roots
+        self._tls = tls or Tls()
         self.client = self._connect()
         self._header: tuple[bytes, bytes] | None = None
         if credentials.token is not None:
@@ -95,7 +150,7 @@ class Connection:
             raise
 
     def _connect(self, *more: tuple[str, int]) -> flight.FlightClient:
-        options: dict[str, Any] = {"tls_root_certs": self._tls_roots} if self._tls_roots else {}
+        options = self._tls.options()
         # gRPC would wait longer and longer, up to two minutes, for a server that is back long since
         options["generic_options"] = [*_RECONNECT_MS.items(), *more]
         return flight.FlightClient(self.address, **options)
@@ -117,6 +172,10 @@ class Connection:
             header = self.client.authenticate_basic_token(
                 self._credentials.username, self._credentials.password, options
             )
+        except pa.ArrowNotImplementedError:
+            # where certificates say who calls, there is no handshake: the password goes with each call
+            user = f"{self._credentials.username}:{self._credentials.password}"
+            header = (b"authorization", b"Basic " + base64.b64encode(user.encode()))
         except TRANSLATED as error:
             if "Could not finish writing" in str(error):  # all that pyarrow has to say when nobody answers
                 raise UnavailableError(f"cannot log in at {self.address}: nobody answers there.") from None

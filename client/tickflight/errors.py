@@ -10,6 +10,7 @@ detail reaches the reader.
     ├── PermissionDeniedError  known, but not allowed
     ├── QueryError             the statement or its parameters; keeps the engine's place marker
     ├── NotFoundError          no such table, or a result that is gone
+    ├── ResourceExhaustedError more than a limit of the server's allows; the words name it and say what to narrow
     ├── UnsupportedError       the server does not offer this
     ├── WriteError             a batch that the server refused; nothing of it was stored
     ├── CancelledError         the call was cancelled or took longer than its time limit
@@ -56,6 +57,10 @@ class QueryError(TickflightError):
 
 class NotFoundError(TickflightError):
     """There is no such table, or the result is no longer held."""
+
+
+class ResourceExhaustedError(TickflightError):
+    """More than a limit of the server's allows: the message names the limit and what to narrow."""
 
 
 class UnsupportedError(TickflightError):
@@ -120,9 +125,10 @@ _STATUSES: Mapping[str, type[TickflightError]] = {
 # what the engine finds in the middle of a stream comes without a status, by its own name
 _ENGINE: Mapping[str, type[TickflightError]] = {
     **dict.fromkeys(("Conversion", "Out of Range", "Invalid Input", "Invalid Type", "Mismatch Type"), QueryError),
-    "Out of Memory": QueryError,
+    "Out of Memory": ResourceExhaustedError,
     "INTERRUPT": CancelledError,
 }
+_EXHAUSTED = "resource exhausted"  # pyarrow cannot send the status of that name
 _ENGINE_NAME = re.compile(rf"({'|'.join(_ENGINE)}) Error: ")
 
 
@@ -133,7 +139,9 @@ def translate(error: BaseException) -> TickflightError:
     whole = str(error)
     text = _DETAIL.sub("", _CONTEXT.sub("", _PREFIX.sub("", whole))).strip() or type(error).__name__
     kind = next((ours for theirs, ours in _TABLE if isinstance(error, theirs)), ServerError)
-    if kind in (UnavailableError, ServerError):
+    if text.startswith(_EXHAUSTED):
+        kind = ResourceExhaustedError
+    elif kind in (UnavailableError, ServerError):
         status, engine = _STATUS.search(whole), _ENGINE_NAME.match(text)
         if engine:
             kind = _ENGINE[engine[1]]

@@ -12,13 +12,16 @@ there is one, a ``hint`` that tells the reader what to do. Translation to a wire
     │   └── TooLargeError      more than a configured limit
     ├── NotFoundError          the caller's: no such table, handle or ticket
     ├── AuthenticationError    the caller's: who are you
+    │   └── LockedOutError     it failed to say so too often, and must wait
     ├── PermissionDeniedError the caller's: you may not
     ├── UnsupportedError       nobody's: not offered here
     ├── TransactionError       the caller's: there is none, it conflicts, or it was aborted
     ├── CancelledError         the caller's wish
     │   └── TimedOutError      a time limit that the caller or the server set
     ├── BusyError              the moment's: a queue or a buffer is full, try again
-    │   └── LagError           the caller's: it reads more slowly than rows come
+    │   ├── LagError           the caller's: it reads more slowly than rows come
+    │   └── CrowdedError       a limit on how many there may be at once
+    ├── ResourceExhaustedError the caller's: more than a query, a user or a session may use
     └── StorageError           the machine's: disk, file system
         ├── LogCorruptError    a bad checksum before the log's tail
         └── LogClosedError     the log refuses writes since an fsync failed, or is closed
@@ -94,6 +97,12 @@ class AuthenticationError(ServerError):
     code = "unauthenticated"
 
 
+class LockedOutError(AuthenticationError):
+    """Too many failed logins; the hint says how long to wait."""
+
+    code = "locked_out"
+
+
 class PermissionDeniedError(ServerError):
     """The caller is known and may not do this."""
 
@@ -134,6 +143,32 @@ class LagError(BusyError):
     """A reader of live rows fell further behind than it may; the message says how far it has got."""
 
     code = "lag"
+
+
+class CrowdedError(BusyError):
+    """As many as may be are there at once, or too much came at once; the same call may go through later.
+
+    ``limit`` is the limit's name in the configuration.
+    """
+
+    code = "resource_exhausted"
+
+    def __init__(self, message: str, *, hint: str | None = None, limit: str = "") -> None:
+        super().__init__(f"resource exhausted{f' ({limit})' if limit else ''}: {message}", hint=hint)
+        self.limit = limit
+
+
+class ResourceExhaustedError(ServerError):
+    """A query, a user or a session asked for more than a limit allows; the same call will not go through later.
+
+    ``limit`` is the limit's name in the configuration; the hint says what to narrow.
+    """
+
+    code = "resource_exhausted"
+
+    def __init__(self, message: str, *, hint: str | None = None, limit: str = "") -> None:
+        super().__init__(f"resource exhausted{f' ({limit})' if limit else ''}: {message}", hint=hint)
+        self.limit = limit
 
 
 class StorageError(ServerError):

@@ -3,9 +3,12 @@
     <storage_path>/
       _tickflight/writer            the server's identity (a UUID as text)
       _tickflight/lock              held by the running server
+      _tickflight/users.json        who may log in, passwords hashed
+      _tickflight/tokens.json       API tokens, hashed
       _tickflight/pins.json         the snapshots that clients hold
       _tickflight/log/<number>.log  the write-ahead log, numbered in order
       _tickflight/workspace.duckdb  the users' own tables
+      _tickflight/audit/            who did what, in chained files
       _tickflight/spill/            what queries put aside when memory is short
       _tickflight/cache/<16 hex>-<name of a part>   copies of parts that live in the tier
       _tickflight/damaged/<time>/   what a repair set aside, and its report.json
@@ -56,6 +59,16 @@ class Layout:
         return self.internal / "lock"
 
     @property
+    def users(self) -> Path:
+        """File of those who may log in."""
+        return self.internal / "users.json"
+
+    @property
+    def tokens(self) -> Path:
+        """File of the API tokens."""
+        return self.internal / "tokens.json"
+
+    @property
     def log(self) -> Path:
         """Folder of the write-ahead log."""
         return self.internal / "log"
@@ -64,6 +77,11 @@ class Layout:
     def spill(self) -> Path:
         """Folder of what queries put aside when memory is short; emptied at the start."""
         return self.internal / "spill"
+
+    @property
+    def audit(self) -> Path:
+        """Folder of the lines about who did what."""
+        return self.internal / "audit"
 
     @property
     def cache(self) -> Path:

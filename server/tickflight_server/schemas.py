@@ -239,17 +239,17 @@ MARKET: Mapping[str, TableSchema] = {t.name: t for t in _ALL if t.schema == "mar
 """The tables of schema ``market`` by name, which is cryptofeed's own constant of the channel."""
 
 
-def stored(name: str) -> TableSchema:
-    """Return the stored table ``name``, which may have its schema before it.
+def stored(name: str, tables: Mapping[str, TableSchema] = STORED) -> TableSchema:
+    """Return the stored table ``name``, one of ``tables``, which may have its schema before it.
 
     Raises:
         NotFoundError: there is no such table.
     """
     schema, _, table = name.lower().rpartition(".")
-    found = STORED.get(table)
+    found = tables.get(table)
     if found is None or schema not in ("", found.schema):
         raise NotFoundError(
             f"there is no stored table {name[:100]!r}.",
-            hint=f"There are {', '.join(f'{t.schema}.{t.name}' for t in STORED.values())}.",
+            hint=f"There are {', '.join(f'{t.schema}.{t.name}' for t in tables.values()) or 'none'}.",
         )
     return found

@@ -103,7 +103,7 @@ def test_stream_reader_has_the_status_in_its_text(status: str, expected: type[Ex
     ("words", "expected"),
     [
         ("Conversion Error: no", tickflight.QueryError),
-        ("Out of Memory Error: no", tickflight.QueryError),
+        ("Out of Memory Error: no", tickflight.ResourceExhaustedError),
         ("INTERRUPT Error: Interrupted!", tickflight.CancelledError),
         ("IO Error: no", tickflight.ServerError),
     ],
@@ -114,6 +114,12 @@ def test_engines_own_error_in_the_middle_is_told_by_its_name(
 ) -> None:
     text = f"{words}. gRPC client debug context: UNKNOWN:{words}. Client context: OK"
     assert type(translate(kind(text))) is expected
+
+
+def test_limit_that_was_hit_is_an_error_of_its_own() -> None:
+    told = translate(flight.FlightInternalError("resource exhausted (query.memory_mb): m. Hint: h. Detail: Internal"))
+    assert type(told) is tickflight.ResourceExhaustedError
+    assert str(told) == "resource exhausted (query.memory_mb): m. Hint: h"
 
 
 def test_prefixes_of_the_transport_go() -> None:

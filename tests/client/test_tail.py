@@ -18,7 +18,7 @@ from silent_relay import Relay
 import tickflight
 from tickflight import tail as tail_module
 from tickflight.connection import Connection, Credentials
-from tickflight.errors import LagError, NotFoundError, QueryError, UnavailableError
+from tickflight.errors import LagError, NotFoundError, QueryError, ResourceExhaustedError, UnavailableError
 from tickflight.tail import TOKEN, Skipped, Tail, make_request, since_to_us
 from tickflight.wire.streams import ResumeToken
 
@@ -175,7 +175,7 @@ def test_mistakes_are_raised_at_once(
 
 def test_more_than_the_server_takes_are_refused(server: FlightHere, client: tickflight.Client) -> None:
     tails = [client.tail("trades") for _ in range(5)]
-    with pytest.raises(UnavailableError, match=r"query\.streams_max"):
+    with pytest.raises(ResourceExhaustedError, match=r"query\.streams_max"):
         client.tail("trades")
     for tail in tails:
         tail.close()
@@ -420,7 +420,7 @@ def test_who_takes_long_over_a_batch_is_not_cut_off(server: FlightHere, client: 
 def test_a_server_that_is_swallowed_before_it_answers_is_given_up(server: FlightHere) -> None:
     relay = Relay(server.port)
     try:
-        connection = Connection(f"grpc://127.0.0.1:{relay.port}", Credentials(), timeout_s=2, tls_roots=None)
+        connection = Connection(f"grpc://127.0.0.1:{relay.port}", Credentials(), timeout_s=2)
         Tail(connection, make_request("trades"), silence_s=0.5).close()
         relay.fall_silent()
         began = time.monotonic()
@@ -435,7 +435,7 @@ def test_a_server_that_is_swallowed_before_it_answers_is_given_up(server: Flight
 def test_close_ends_who_waits_for_a_server_that_is_swallowed(server: FlightHere) -> None:
     relay = Relay(server.port)
     try:
-        connection = Connection(f"grpc://127.0.0.1:{relay.port}", Credentials(), timeout_s=60, tls_roots=None)
+        connection = Connection(f"grpc://127.0.0.1:{relay.port}", Credentials(), timeout_s=60)
         tail = Tail(connection, make_request("trades"), silence_s=60)
         reader = threading.Thread(target=lambda: list(tail))
         reader.start()

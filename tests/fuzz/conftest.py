@@ -55,7 +55,7 @@ class Fuzzed(FlightHere):
         """Let all that is idle end, and see that nothing is left but what was there at rest."""
         wait_until(lambda: self.free_places == LIMITS["concurrent_max"])
         self.clock.seconds += LONG_S
-        self.flight._sessions.sweep()
+        self.flight.main._sessions.sweep()
         wait_until(lambda: living() <= self.living)
         wait_until(lambda: named_threads() - {"call-watch"} <= self.threads)
         wait_until(lambda: held().descriptors <= self.at_rest.descriptors + 4)

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
+from fuzz_targets import PARSERS
 from wire_noise import Noise
 
 from tickflight.wire import WireError
-from tickflight.wire.actions import ACTIONS, parse_action_request, parse_action_result
-from tickflight.wire.append import AppendBatch, AppendResult, DoPutPreparedStatementResult, DoPutUpdateResult
 from tickflight.wire.codec import Message
-from tickflight.wire.commands import parse_command
-from tickflight.wire.flight import FlightInfo
-from tickflight.wire.tickets import parse_ticket
-
-PARSERS: Mapping[str, Callable[[bytes], Message]] = {
-    "command": parse_command,
-    "ticket": parse_ticket,
-    "FlightInfo": FlightInfo.parse,
-    "AppendBatch": AppendBatch.parse,
-    "AppendResult": AppendResult.parse,
-    "DoPutUpdateResult": DoPutUpdateResult.parse,
-    "DoPutPreparedStatementResult": DoPutPreparedStatementResult.parse,
-    **{f"request of {n}": lambda data, n=n: parse_action_request(n, data) for n in ACTIONS},
-    **{f"result of {n}": lambda data, n=n: parse_action_result(n, data) for n in ACTIONS},
-}
 
 
 @pytest.fixture

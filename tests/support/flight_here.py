@@ -59,6 +59,7 @@ class FlightHere:
         *,
         port: int = 0,
         auth: dict[str, Any] | None = None,
+        roles: dict[str, Any] | None = None,
         lakehouse: dict[str, Any] | None = None,
         query: dict[str, Any] | None = None,
         clock: Clock | None = None,
@@ -68,6 +69,7 @@ class FlightHere:
             lakehouse=LakehouseSettings(storage_path=folder, wal_commit_interval_ms=0, **(lakehouse or {})),
             query=QuerySettings(**(query or {})),
             auth=AuthSettings(**(auth or {})),
+            roles=roles or {},
             flight=FlightSettings(port=port),
         )
         self.running = False
@@ -79,7 +81,7 @@ class FlightHere:
 
     @property
     def free_places(self) -> int:
-        return self.engine._places._value
+        return self.engine.shared.places.free
 
     def start(self) -> None:
         self.store = Store(self.settings.lakehouse)

@@ -8,10 +8,14 @@ from contextlib import suppress
 
 
 class Relay:
-    """A relay in front of a server, whose connections can fall silent without being closed."""
+    """A relay in front of a server, whose connections can fall silent without being closed.
 
-    def __init__(self, port: int) -> None:
+    To the server they come from ``source``.
+    """
+
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
         self._port = port
+        self._source = source
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._muted: set[socket.socket] = set()
@@ -24,7 +28,7 @@ class Relay:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._port))
+            far = socket.create_connection(("127.0.0.1", self._port), source_address=(self._source, 0))
             self._sockets += [near, far]
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, target), daemon=True).start()

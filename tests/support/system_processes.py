@@ -120,11 +120,14 @@ class SandboxProgram(Program):
         self.endpoints: dict[str, dict[str, str]] = json.loads(self.line())
 
 
-def run_cli(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    *arguments: str, environment: dict[str, str] | None = None, standard_input: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run ``tickflight-server`` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "tickflight_server.cli", *arguments],
         capture_output=True,
+        input=standard_input,
         text=True,
         timeout=DEADLINE_S,
         env={**os.environ, **(environment or {})},

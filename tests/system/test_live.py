@@ -14,7 +14,7 @@ import pyarrow as pa
 from system_processes import wait_for
 
 import tickflight
-from tickflight.errors import UnavailableError
+from tickflight.errors import ResourceExhaustedError
 
 BY_SECOND = """SELECT symbol, time_bucket(INTERVAL 10 MILLISECONDS, timestamp) AS t, count(*) AS n, sum(price) AS s
 FROM trades GROUP BY ALL ORDER BY ALL"""
@@ -70,7 +70,7 @@ def test_nothing_is_left_of_a_client_that_was_killed(start_server: Callable[...,
     def opened(client: tickflight.Client) -> tickflight.Live | None:
         try:
             return client.live(BY_SECOND)
-        except UnavailableError:
+        except ResourceExhaustedError:
             return None
 
     with tickflight.connect(server.address) as client, client.writer("trades") as writer:

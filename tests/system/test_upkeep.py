@@ -111,7 +111,7 @@ def test_a_running_server_is_named(tmp_path: Path, command: str, code: int, word
         server.stop()
     assert (done.returncode, done.stdout) == (code, "")
     assert len(done.stderr.splitlines()) == 1
-    assert f"(process {server.process.pid})" in done.stderr
+    assert f"(process {server.process.pid} on " in done.stderr
     assert words in done.stderr
 
 

@@ -228,6 +228,20 @@ class ReleasePin(Message, package=TICKFLIGHT):
 
 
 @dataclass(frozen=True)
+class CancelStatement(Message, package=TICKFLIGHT):
+    """End a statement, by its id in ``system.queries``."""
+
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class CancelStatementResult(Message, package=TICKFLIGHT):
+    """Whether it had not ended by itself."""
+
+    cancelled: bool = False
+
+
+@dataclass(frozen=True)
 class Health(Message, package=TICKFLIGHT):
     """Ask how the server is doing."""
 
@@ -283,6 +297,7 @@ ACTIONS: Final[Mapping[str, ActionSpec]] = {
     "tickflight.pin": ActionSpec(CreatePin, Pin, "Hold the rows that are there now, for queries to come."),
     "tickflight.renew_pin": ActionSpec(RenewPin, Pin, "Let a pin hold for longer."),
     "tickflight.release_pin": ActionSpec(ReleasePin, None, "Let a pin go."),
+    "tickflight.cancel": ActionSpec(CancelStatement, CancelStatementResult, "End a statement that runs, by its id."),
     "tickflight.health": ActionSpec(Health, HealthResult, "Tell how the server is doing."),
 }
 

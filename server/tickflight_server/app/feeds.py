@@ -8,15 +8,18 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from pydantic import SecretStr
+
 import tickflight
 from tickflight_server.app.stopping import stop_with_stdin
 from tickflight_server.config import CollectorSettings, Settings
 from tickflight_server.feed.runner import run_feeds
+from tickflight_server.identity.secret_files import read_secret_text
 
 
 def run_feed_process(settings: Settings, address: str | None, *, die_with_stdin: bool = False) -> int:
     """Run the configured feeds in this process until a signal; return the exit code."""
-    collector = settings.collector
+    collector = with_secrets(settings.collector)
     target = address or collector.address or f"grpc://{settings.flight.host}:{settings.flight.port}"
     stop = threading.Event()
     if die_with_stdin:
@@ -48,8 +51,27 @@ class _Reporter:
             self._client.close()
 
 
+def with_secrets(collector: CollectorSettings) -> CollectorSettings:
+    """Return the settings with the secrets themselves in the place of the files that hold them.
+
+    Raises:
+        ConfigError: a file cannot be read, or others may read it.
+    """
+    read = {
+        name: SecretStr(read_secret_text(file))
+        for name in ("password", "token")
+        if (file := getattr(collector, f"{name}_file")) is not None
+    }
+    return collector.model_copy(update={**read, **{f"{name}_file": None for name in read}})
+
+
 def credentials(collector: CollectorSettings) -> dict[str, Any]:
-    """Return how a collector logs in, as arguments of ``tickflight.connect``."""
+    """Return how a collector logs in, as arguments of ``tickflight.connect``.
+
+    Raises:
+        ConfigError: a file with a secret cannot be read.
+    """
+    collector = with_secrets(collector)
     return {
         "username": collector.username,
         "password": collector.password.get_secret_value() if collector.password else None,

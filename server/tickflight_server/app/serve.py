@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +19,14 @@ from pydantic import SecretStr
 
 from tickflight_server.app.stopping import stop_signals, stop_with_stdin, wait_for_stop
 from tickflight_server.app.supervisor import FeedSupervisor
+from tickflight_server.audit import open_audit
+from tickflight_server.clock import SystemClock
 from tickflight_server.config import Settings
-from tickflight_server.errors import ConfigError
 from tickflight_server.flight.server import FlightSqlServer
 from tickflight_server.paths import Layout
 from tickflight_server.query.engine import Engine
+from tickflight_server.query.engines import Engines
+from tickflight_server.redact import learn
 from tickflight_server.store import Store
 
 LOG = structlog.get_logger(__name__)
@@ -38,25 +43,49 @@ class Server:
     """
 
     def __init__(self, settings: Settings, config_path: Path | None = None) -> None:
-        _check_exposure(settings)
         token = _feed_token(settings)
-        if token is not None:
-            tokens = {**settings.auth.tokens, FEED_TOKEN: SecretStr(token)}
-            settings = settings.model_copy(update={"auth": settings.auth.model_copy(update={"tokens": tokens})})
+        fixed = {} if token is None else {FEED_TOKEN: SecretStr(token)}
         started_in = Path.cwd()
+        # the feed needs no certificate there, and nobody but this user reaches it
+        self._private = tempfile.mkdtemp(prefix="tickflight-") if settings.flight.tls and token is not None else None
+        local = Path(self._private) / "feed.sock" if self._private else None
         self.store = Store(settings.lakehouse)
         try:
+            self._open_audit(settings)
             # errors of the engine then name files relative to the data folder
             os.chdir(self.store.root)
-            self.engine = Engine(self.store, settings.query, workspace=Layout(self.store.root).workspace)
-            self.flight = FlightSqlServer(self.store, self.engine, settings)
+            layout = Layout(self.store.root)
+            self.engine = Engine(self.store, settings.query, workspace=layout.workspace)
+            engines = Engines(self.engine, settings.query, layout.internal)
+            self.flight = FlightSqlServer(self.store, self.engine, settings, engines=engines, fixed=fixed, local=local)
+            board = self.engine.shared.board
+            board.told.append(self.store.audit.statement)
+            self.store.audit.running = board.running
         except BaseException:
+            self.store.audit.close()
             self.store.close(flush=False)
+            self._clean()
             raise
-        self.address = f"grpc://{_reachable(settings.flight.host)}:{self.flight.port}"
+        scheme = "grpc" if settings.flight.tls is None else "grpc+tls"
+        self.address = f"{scheme}://{_reachable(settings.flight.host)}:{self.flight.port}"
+        if self.flight.client_port is not None:
+            LOG.info("server.client_port", port=self.flight.client_port)
         self._feeds: FeedSupervisor | None = None
         if settings.feeds:
-            self._feeds = FeedSupervisor(config_path, self.address, token, started_in)
+            address = self.address if local is None else f"grpc+unix://{local}"
+            self._feeds = FeedSupervisor(config_path, address, token, started_in)
+
+    def _open_audit(self, settings: Settings) -> None:
+        health, folder = self.store.health, Layout(self.store.root).audit
+
+        def told(what: str | None, hint: str | None) -> None:
+            if what is None:
+                health.ok("audit")
+            else:
+                health.report("audit", "degraded", what, hint)
+
+        self.store.audit = open_audit(settings.audit, folder, SystemClock(), self.store.metrics, told)
+        self.store.audit.server("start", host=settings.flight.host, port=settings.flight.port)
 
     def close(self) -> None:
         """Stop feeds, then calls, then flush and let the data folder go."""
@@ -69,7 +98,14 @@ class Server:
             LOG.info("server.calls_cut", after_s=DRAIN_S)
         else:
             self.engine.close()
+        self.store.audit.server("stop")
+        self.store.audit.close()
         self.store.close()
+        self._clean()
+
+    def _clean(self) -> None:
+        if self._private is not None:
+            shutil.rmtree(self._private, ignore_errors=True)
 
 
 def serve(
@@ -99,18 +135,13 @@ def serve(
 
 def _feed_token(settings: Settings) -> str | None:
     """Return a token of this run for the feed process, None if it needs none or has credentials of its own."""
-    own = settings.collector.username is not None or settings.collector.token is not None
-    return None if not settings.feeds or settings.auth.anonymous or own else secrets.token_urlsafe(32)
-
-
-def _check_exposure(settings: Settings) -> None:
-    """Refuse to let anyone in from other machines."""
-    host = settings.flight.host
-    if settings.auth.anonymous and not (host == "localhost" or host.startswith("127.") or host == "::1"):
-        raise ConfigError(
-            f"flight.host is {host} and nobody has to say who they are.",
-            hint="Set auth.users or auth.tokens, or listen on 127.0.0.1.",
-        )
+    collector = settings.collector
+    own = any(one is not None for one in (collector.username, collector.token, collector.token_file))
+    if not settings.feeds or own:
+        return None
+    token = secrets.token_urlsafe(32)
+    learn([token])
+    return token
 
 
 def _reachable(host: str) -> str:

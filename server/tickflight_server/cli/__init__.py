@@ -13,13 +13,20 @@ from typing import Any, NoReturn
 
 import click
 
+from tickflight_server.cli.arrow_memory import bound_arrow_memory, unbound
+
+bound_arrow_memory()  # before anything that loads Arrow
+
 import tickflight_server
-from tickflight_server.cli import upkeep
+from tickflight_server.cli import identity, upkeep
+from tickflight_server.cli.audit import audit
 from tickflight_server.cli.backfill import export_command, import_command
+from tickflight_server.cli.recording import record
 from tickflight_server.config import Settings, load_settings
 from tickflight_server.errors import ServerError
 from tickflight_server.logs import configure_logs
 
+unbound()
 _CONFIG = click.option("--config", type=click.Path(path_type=Path), help="YAML file; see the README.")
 _STORAGE = click.option("--storage-path", type=click.Path(path_type=Path), help="Data folder.")
 _HOST = click.option("--host", help="Address to listen on.")
@@ -29,12 +36,16 @@ _ADDRESS = click.option("--address", help="Server, such as grpc://127.0.0.1:8815
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(tickflight_server.__version__)
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Arrow Flight SQL over live and historical crypto market data."""
+    if context.invoked_subcommand != "export":  # whose files are the caller's, and not the server's
+        os.umask(0o077)
 
 
 cli.add_command(import_command)
 cli.add_command(export_command)
+cli.add_command(audit)
 
 
 def _settings(config: Path | None, **sections: dict[str, Any]) -> Settings:
@@ -102,6 +113,7 @@ def replay(paths: tuple[Path, ...], config: Path | None, address: str | None, st
     target = address or collector.address or f"grpc://{settings.flight.host}:{settings.flight.port}"
     if storage_path is not None:
         result = run(paths, embedded=settings.lakehouse)
+        record(settings, "replay", messages=result.messages)
     else:
         result = run(paths, target, **credentials(collector))
     click.echo(f"{result.messages} messages")
@@ -141,7 +153,7 @@ def demo(
         sys.exit(1)
 
 
-for _command in upkeep.COMMANDS:
+for _command in (*upkeep.COMMANDS, *identity.COMMANDS):
     cli.add_command(_command)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from tickflight_server.cli.recording import record
 from tickflight_server.config import Settings, load_settings
 from tickflight_server.errors import InputError
 from tickflight_server.logs import configure_logs
@@ -83,6 +84,8 @@ def import_command(
     started = time.monotonic()
     wishes = Wishes(None if layout == "auto" else layout, table, exchange, symbol)
     totals = run_import(paths, wishes, open_sink, click.echo)
+    if address is None:
+        record(settings, "import", files=totals.files, rows=totals.rows, rejected=totals.rejected)
     click.echo(
         f"{totals.files} files, {totals.lines} lines: {totals.rows} rows, {totals.rejected} rejected, "
         f"{totals.repeated} repeated, {time.monotonic() - started:.1f} s"

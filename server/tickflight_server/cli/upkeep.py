@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tickflight_server.config import LakehouseSettings, load_settings
+from tickflight_server.cli.recording import record
+from tickflight_server.config import Settings, load_settings
 from tickflight_server.errors import ConfigError, FolderInUseError, ServerError
 from tickflight_server.logs import configure_logs
 from tickflight_server.paths import Layout
@@ -37,7 +38,7 @@ _SERVER_DOES = {
 }
 
 
-def _lakehouse(command: str, config: Path | None, storage_path: Path | None) -> LakehouseSettings:
+def _settings(command: str, config: Path | None, storage_path: Path | None) -> Settings:
     """Return the settings of a data folder that is there.
 
     Raises:
@@ -51,7 +52,7 @@ def _lakehouse(command: str, config: Path | None, storage_path: Path | None) -> 
             f"{settings.lakehouse.storage_path} is no data folder: there is nothing to {command}.",
             hint="Name it with --storage-path or --config.",
         )
-    return settings.lakehouse
+    return settings
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def check(config: Path | None, storage_path: Path | None, repair: bool, quick: b
     if repair and quick:
         raise click.UsageError("--repair reads everything; leave out --quick.")
     try:
-        settings = _lakehouse("check", config, storage_path)
+        settings = _settings("check", config, storage_path)
         with _unless_served("check"):
             code = _check(settings, repair=repair, quick=quick, as_json=as_json)
     except (ServerError, OSError) as error:
@@ -88,11 +89,12 @@ def check(config: Path | None, storage_path: Path | None, repair: bool, quick: b
     sys.exit(code)
 
 
-def _check(settings: LakehouseSettings, *, repair: bool, quick: bool, as_json: bool) -> int:
+def _check(whole: Settings, *, repair: bool, quick: bool, as_json: bool) -> int:
     from tickflight_server.store.check import Checker
     from tickflight_server.store.identity import FolderLock
     from tickflight_server.store.repair import repair_folder
 
+    settings = whole.lakehouse
     lock = FolderLock(Layout(settings.storage_path.absolute()))
     lock.acquire()
     try:
@@ -102,6 +104,8 @@ def _check(settings: LakehouseSettings, *, repair: bool, quick: bool, as_json: b
         after = Checker(settings).run() if done is not None else report
     finally:
         lock.close()
+    if done is not None:
+        record(whole, "repair", rows_lost=done.rows_lost, set_aside=str(done.folder))
     if as_json:
         object_ = report.as_json()
         if done is not None:
@@ -177,7 +181,8 @@ def compact(config: Path | None, storage_path: Path | None, table: str | None, a
     """Merge small parts into large ones, in a data folder that no server uses."""
     from tickflight_server.store import Store
 
-    settings = _lakehouse("compact", config, storage_path).model_copy(update={"compact_share": 0.0})
+    whole = _settings("compact", config, storage_path)
+    settings = whole.lakehouse.model_copy(update={"compact_share": 0.0})
     with _unless_served("compact"):
         store = Store(settings, background=False)
     try:
@@ -189,6 +194,7 @@ def compact(config: Path | None, storage_path: Path | None, table: str | None, a
                 click.echo(f"{name}: {done['parts_in']} parts merged into {done['parts_out']}{repeats}, {parts} now")
     finally:
         store.close(flush=False)
+    record(whole, "compact", table=table, all=all_of_it)
 
 
 @click.command()
@@ -202,7 +208,8 @@ def vacuum(config: Path | None, storage_path: Path | None, hours: float | None, 
     """Delete the files of parts that were removed long ago, in a data folder that no server uses."""
     from tickflight_server.store import Store
 
-    settings = _lakehouse("vacuum", config, storage_path).model_copy(update={"compact_share": 0.0})
+    whole = _settings("vacuum", config, storage_path)
+    settings = whole.lakehouse.model_copy(update={"compact_share": 0.0})
     with _unless_served("vacuum"):
         store = Store(settings, background=False)
     try:
@@ -215,6 +222,8 @@ def vacuum(config: Path | None, storage_path: Path | None, hours: float | None, 
                 click.echo(f"{name}: {len(files)} files {'would be ' if dry_run else ''}deleted, {_size(freed)}")
     finally:
         store.close(flush=False)
+    if not dry_run:
+        record(whole, "vacuum", files=len(gone), hours=hours)
 
 
 def _size(nbytes: int) -> str:

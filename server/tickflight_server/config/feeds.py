@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
-from tickflight_server.config.section import Section
+from tickflight_server.config.section import Section, check_variables
 
 
 class Endpoints(Section):
@@ -50,7 +50,7 @@ class FeedSettings(Section):
         unknown = sorted(set(value) - {"key_id", "key_secret", "key_passphrase"})
         if unknown:
             raise ValueError(f"unknown credential {unknown[0]!r}: key_id, key_secret and key_passphrase exist")
-        return value
+        return check_variables(value)
 
 
 class CollectorSettings(Section):
@@ -59,7 +59,9 @@ class CollectorSettings(Section):
     address: str | None = Field(None, description="server; the one of section flight when absent")
     username: str | None = Field(None, description="user to log in as")
     password: SecretStr | None = Field(None, description="its password")
+    password_file: Path | None = Field(None, description="file with the password, readable by its owner only")
     token: SecretStr | None = Field(None, description="bearer token instead of user and password")
+    token_file: Path | None = Field(None, description="file with the token")
     queue_rows_max: int = Field(1_000_000, ge=1, description="events kept while the server is away")
     overflow: Literal["block", "drop_oldest"] = Field("block", description="what a full queue does to new events")
     batch_interval_ms: float = Field(10.0, gt=0, description="events of so long go in one batch")
@@ -72,3 +74,10 @@ class CollectorSettings(Section):
         default_factory=lambda: ["trades", "ticker", "l1_book", "l2_book", "l3_book"],
         description="channels whose silence is told; others pause for hours by their nature",
     )
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> CollectorSettings:
+        for name in ("password", "token"):
+            if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
+                raise ValueError(f"{name} and {name}_file are two secrets: set one of them")
+        return self

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tickflight_server.config.section import Section
+from tickflight_server.config.section import Section, check_variables
 from tickflight_server.schemas import STORED
 
 # names of obstore's settings that hold a secret
@@ -62,6 +62,11 @@ class TierSettings(Section):
             return value
         # YAML reads true and 3 as what they are; the store's settings are texts
         return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
+
+    @field_validator("credentials")
+    @classmethod
+    def _names_of_variables(cls, value: dict[str, str]) -> dict[str, str]:
+        return check_variables(value)
 
     @field_validator("options")
     @classmethod

@@ -1,4 +1,4 @@
-"""Sections ``query``, ``flight``, ``auth`` and ``log``: how queries are answered, to whom, and what is told of it.
+"""Sections ``query``, ``flight`` and ``log``: how queries are answered, where, and what is told of it.
 
 The rule of this file: a limit of serving is declared here and nowhere else, and has a description.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field
 
+from tickflight_server.config.identity import TlsSettings
 from tickflight_server.config.section import MIB, Section
 
 
@@ -17,10 +18,33 @@ class QuerySettings(Section):
 
     threads: int = Field(0, ge=0, description="threads of the engine; 0 is one per core")
     memory_mb: int = Field(2048, ge=64, description="memory of all queries together")
+    value_mb_max: int = Field(
+        8, ge=1, description="largest value that repeat, lpad, rpad, list_resize, range and the like make of a row"
+    )
+    process_mb: int = Field(
+        0, ge=0, description="memory of the process above which the statement that took most ends; 0 is no limit"
+    )
+    memory_reserve_mb: int = Field(
+        512, ge=0, description="memory of the machine that statements leave; below it, the one that took most ends"
+    )
     spill_mb: int = Field(0, ge=0, description="disk that queries may spill to; 0 is none")
     concurrent_max: int = Field(64, ge=1, description="queries under way at once; further ones wait")
+    spare_places: int = Field(
+        8, ge=0, description="places among them that only users who have none may take; an eighth of all at most"
+    )
+    queue_max: int = Field(1000, ge=0, description="statements that wait for a place; further ones are refused")
     queue_timeout_s: float = Field(30.0, gt=0, description="longest wait for a place among them")
+    history_s: float = Field(3600.0, ge=0, description="an ended statement is in `system.queries` for so long")
+    history_max: int = Field(10_000, ge=0, description="ended statements that are kept there; each at most 4 KB")
     sql_bytes_max: int = Field(1 * MIB, ge=1024, description="longest SQL text")
+    nesting_max: int = Field(100, ge=10, le=1000, description="brackets within each other in a SQL text")
+    with_nesting_max: int = Field(
+        4, ge=1, le=6, description="WITH within each other; what does not parse takes 7 times as long for each"
+    )
+    clauses_max: int = Field(
+        2000, ge=10, description="SELECT, FROM, JOIN, WHEN and set operations of a SQL text together"
+    )
+    chain_max: int = Field(10_000, ge=100, description="words and operators of a SQL text without a comma or bracket")
     probe_timeout_s: float = Field(2.0, gt=0, description="longest search for filters; after it, nothing is pruned")
     batch_bytes: int = Field(2 * MIB, ge=65_536, description="aimed size of a record batch on the wire")
     session_result_mb: int = Field(
@@ -37,6 +61,12 @@ class QuerySettings(Section):
         500_000, ge=1, description="rows that a scan in an order (tail, replay) sorts at once, about"
     )
     ordered_window_mb: int = Field(64, ge=1, description="their size, about, where rows are long")
+    sights_max: int = Field(
+        64, ge=1, description="different rights in use at once; each has an engine, with memory_mb of its own"
+    )
+    narrowed_mb: int = Field(
+        256, ge=0, description="rows kept of those in memory, once chosen for what a role may see; for each sight"
+    )
     sessions_max: int = Field(10_000, ge=1, description="sessions with options, transactions or temporary tables")
     session_idle_s: float = Field(3600.0, gt=0, description="an unused session ends after it, and rolls back")
     transaction_idle_s: float = Field(600.0, gt=0, description="an unused transaction that has written is rolled back")
@@ -64,29 +94,18 @@ class FlightSettings(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8815, ge=0, le=65_535, description="port; 0 takes a free one and tells it")
-    message_bytes_max: int = Field(64 * MIB, ge=MIB, description="largest batch taken from a producer")
-
-
-class AuthSettings(Section):
-    """Who may connect. With neither users nor tokens, anyone who reaches the address may: loopback only."""
-
-    users: dict[str, SecretStr] = Field(default_factory=dict, description="password by user name")
-    tokens: dict[str, SecretStr] = Field(default_factory=dict, description="long-lived bearer token by its name")
-    session_idle_s: float = Field(86_400.0, gt=0, description="a bearer token of a login ends after so long unused")
-    sessions_max: int = Field(10_000, ge=1, description="logins alive at once; the longest unused goes first")
-
-    @field_validator("users", "tokens")
-    @classmethod
-    def _not_empty(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        for name, secret in value.items():
-            if not secret.get_secret_value():
-                raise ValueError(f"the secret of {name!r} is empty")
-        return value
-
-    @property
-    def anonymous(self) -> bool:
-        """Whether nobody has to say who they are."""
-        return not self.users and not self.tokens
+    message_bytes_max: int = Field(64 * MIB, ge=MIB, description="largest batch taken, once unpacked and written out")
+    connections_max: int = Field(4096, ge=1, description="connections; above it, those without a login yet end first")
+    connections_per_address_max: int = Field(1024, ge=1, description="the same, of one address")
+    connects_per_s_max: int = Field(
+        1000, ge=0, description="new connections a second; of more, the system lets a share come; 0 is no limit"
+    )
+    greeting_s: float = Field(10.0, gt=0, description="a connection on which no call was let in ends after it")
+    greeting_mb_max: int = Field(64, ge=1, description="what all connections without a login yet may have sent")
+    unread_mb_max: int = Field(512, ge=1, description="what a connection may send before some of it is taken")
+    calls_max: int = Field(2000, ge=1, description="calls under way")
+    calls_per_user_max: int = Field(1000, ge=1, description="the same, of one user")
+    tls: TlsSettings | None = Field(None, description="encryption; without it, all travels readable")
 
 
 class LogSettings(Section):

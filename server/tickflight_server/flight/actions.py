@@ -16,6 +16,8 @@ from tickflight.wire.actions import (
     ActionEndTransactionRequest,
     CancelFlightInfoRequest,
     CancelFlightInfoResult,
+    CancelStatement,
+    CancelStatementResult,
     CloseSessionRequest,
     CloseSessionResult,
     GetSessionOptionsRequest,
@@ -28,9 +30,10 @@ from tickflight.wire.flight import FlightEndpoint, FlightInfo
 from tickflight.wire.tickets import Query, TicketStatementQuery, parse_ticket
 from tickflight_server.clock import Clock
 from tickflight_server.errors import InputError
-from tickflight_server.flight.auth import Authenticator, Call
+from tickflight_server.flight.auth import Call
 from tickflight_server.flight.queries import QueryService
 from tickflight_server.flight.sessions import Sessions
+from tickflight_server.identity.authenticator import Authenticator
 
 
 class ActionService:
@@ -88,6 +91,10 @@ class ActionService:
         return CancelFlightInfoResult(
             names.CANCEL_STATUS_CANCELLED if cancelled else names.CANCEL_STATUS_NOT_CANCELLABLE
         )
+
+    def cancel_statement(self, call: Call, request: CancelStatement) -> Message:
+        """End a statement by its id."""
+        return CancelStatementResult(self._queries.cancel_statement(call, request.id))
 
     def _cancel(self, call: Call, info: FlightInfo) -> bool:
         tickets = [ticket for endpoint in info.endpoint if (ticket := _ticket(endpoint))]

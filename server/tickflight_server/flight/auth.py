@@ -1,150 +1,60 @@
-"""Who calls: Basic or Bearer in the headers of any call, a login that gives a bearer token, and what a call holds.
+"""Who calls, by the headers of any call or its certificate; and what a call holds until it has ended.
 
-The rule of this file: a password or token is compared in constant time and is never logged; a call without an identity
-ends here, before any handler.
+The rule of this file: a call without an identity ends here, before any service; one whose login ends, ends with it.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import flight
 
 from tickflight.wire.codec import Message
-from tickflight_server.clock import Clock
-from tickflight_server.config import AuthSettings
-from tickflight_server.errors import AuthenticationError, CancelledError, TimedOutError
+from tickflight_server.errors import (
+    AuthenticationError,
+    CancelledError,
+    ResourceExhaustedError,
+    TimedOutError,
+)
 from tickflight_server.flight.incoming import chunks
+from tickflight_server.flight.open_calls import OpenCalls
+from tickflight_server.flight.peers import Callers, peer_address
 from tickflight_server.flight.status import to_flight
+from tickflight_server.identity.authenticator import Authenticator
+from tickflight_server.identity.rights import Rights
+from tickflight_server.identity.sessions import Session
+from tickflight_server.query.board import Run
+from tickflight_server.query.callers import Caller
 
-ANONYMOUS = "anonymous"
 MIDDLEWARE = "call"
 SNAPSHOT_HEADER = "x-tickflight-snapshot"
 LABELS_HEADER = "x-tickflight-labels"
+UNKNOWN = Session("", "", 0.0, Rights((), frozenset()), ended=True)
+"""Whose a call is until its certificate was looked at: nobody's."""
 COOKIE = "arrow_flight_session_id"
 WATCH_INTERVAL_S = 0.01
 _WATCH_CALL_S = 0.001  # for each call that is looked after; a hundred are looked at ten times a second
+_ASK_SHARE, _ASK_MOST_S = 0.1, 0.25  # who leaves is known after so much more of the call's time, and at most so late
+_STALLED_S = 2.0  # a cancelled call that has not ended after it has a caller who does not read
 _WATCH_IDLE_S = 1.0  # without calls the thread ends
-_HINT = "Log in with user and password, or send 'authorization: Bearer <token>'."
-
-
-@dataclass
-class Session:
-    """A login: its token, its user, and when it was last used (monotonic seconds).
-
-    ``shared``: the token is of the configuration, and any number of clients have it.
-    """
-
-    token: str
-    user: str
-    used: float
-    shared: bool = False
-
-
-class Authenticator:
-    """Checks credentials and keeps the sessions of those who logged in."""
-
-    def __init__(self, settings: AuthSettings, clock: Clock) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._sessions: OrderedDict[str, Session] = OrderedDict()  # longest unused first
-        self._by_basic: dict[str, str] = {}  # user → token, for clients that send Basic with every call
-
-    def identify(self, authorization: str | None, *, login: bool) -> Session:
-        """Return the session for an ``authorization`` header; ``login`` makes a new one even if the user has one.
-
-        Raises:
-            AuthenticationError: no credentials, or wrong ones.
-        """
-        if not authorization:
-            if self._settings.anonymous:
-                return Session("", ANONYMOUS, self._clock.monotonic())
-            raise AuthenticationError("this server asks who you are.", hint=_HINT)
-        scheme, _, value = authorization.partition(" ")
-        if scheme.lower() == "basic":
-            return self._basic(value.strip(), login=login)
-        if scheme.lower() == "bearer":
-            return self._bearer(value.strip())
-        # what stands there is not repeated: it may be a token whose scheme was forgotten
-        raise AuthenticationError("the scheme of the authorization header is not known.", hint=_HINT)
-
-    def _basic(self, value: str, *, login: bool) -> Session:
-        try:
-            # some drivers leave out the padding
-            user, colon, password = base64.b64decode(value + "=" * (-len(value) % 4)).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError, ValueError):
-            raise AuthenticationError("the Basic credentials cannot be read.", hint=_HINT) from None
-        if not colon or not self._password_holds(user, password):
-            raise AuthenticationError("wrong user or password.", hint="Check both; they are case-sensitive.")
-        with self._lock:
-            known = self._sessions.get(self._by_basic.get(user, ""))
-            if known is not None and not login:
-                return self._touch(known)
-            session = Session(secrets.token_urlsafe(32), user, self._clock.monotonic())
-            self._sessions[session.token] = session
-            self._by_basic[user] = session.token
-            self._evict()
-            return session
-
-    def _password_holds(self, user: str, password: str) -> bool:
-        if self._settings.anonymous:
-            return True
-        expected = self._settings.users.get(user)
-        # an unknown user takes as long as a known one
-        text = expected.get_secret_value() if expected else secrets.token_urlsafe(8)
-        return hmac.compare_digest(text.encode(), password.encode()) and expected is not None
-
-    def _bearer(self, token: str) -> Session:
-        with self._lock:
-            session = self._sessions.get(token)
-            if session is not None:
-                if self._clock.monotonic() - session.used <= self._settings.session_idle_s:
-                    return self._touch(session)
-                self._forget(token)
-        for name, secret in self._settings.tokens.items():
-            if hmac.compare_digest(secret.get_secret_value().encode(), token.encode()):
-                return Session(token, name, self._clock.monotonic(), shared=True)
-        if self._settings.anonymous:
-            return Session("", ANONYMOUS, self._clock.monotonic())
-        raise AuthenticationError("the bearer token is unknown or has ended.", hint="Log in again.")
-
-    def _touch(self, session: Session) -> Session:
-        session.used = self._clock.monotonic()
-        self._sessions.move_to_end(session.token)
-        return session
-
-    def _evict(self) -> None:
-        while len(self._sessions) > self._settings.sessions_max:
-            self._forget(next(iter(self._sessions)))
-
-    def _forget(self, token: str) -> bool:
-        session = self._sessions.pop(token, None)
-        if session is not None and self._by_basic.get(session.user) == token:
-            del self._by_basic[session.user]
-        return session is not None
-
-    def end(self, session: Session) -> bool:
-        """End a login; return whether there was one."""
-        with self._lock:
-            return self._forget(session.token)
+# what else helps against a limit of time
+_RAISE = {
+    "statement_timeout": ", or raise the session's statement_timeout",
+    "query.statement_timeout_s": ", or raise the session's statement_timeout",
+}
 
 
 class Watcher:
     """Looks after all calls that something can be cancelled for, from one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, refresh: Callable[[], object] = lambda: None) -> None:
+        self.refresh = refresh  # finds out which logins have ended
         self._lock = threading.Lock()
         self._calls: set[Call] = set()
         self._some = threading.Event()
@@ -179,6 +89,7 @@ class Watcher:
         # in a method of its own: what an ended call holds is not held here while the thread waits
         with self._lock:
             calls = list(self._calls)
+        self.refresh()
         for call in calls:
             call.look()
         return len(calls)
@@ -189,7 +100,8 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
 
     ``snapshot`` is the id of the pin that its queries are to see, None for the newest rows. ``gone`` says whether the
     caller has gone, and ``peer`` where it called from; the handler sets both. ``limit_s`` is how long its statement may
-    run, 0 for ever. ``dictionaries``: the caller takes names as such.
+    run, 0 for ever. ``dictionaries``: the caller takes names as such. ``run`` is its statement on the board, if it has
+    one; once it has ended ``error`` is how, and ``left`` whether its caller had gone.
     """
 
     def __init__(
@@ -199,22 +111,32 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         snapshot: str | None = None,
         cookie: str = "",
         watcher: Watcher | None = None,
+        callers: Callers | None = None,
         *,
         dictionaries: bool = False,
     ) -> None:
         self.session = session
+        self.callers = callers
         self.dictionaries = dictionaries
         self.snapshot = snapshot
         self.cookie = cookie
         self.peer = ""
         self.limit_s = 0.0
+        self.limit_name = ""
         self.timed_out = False
+        self.logged_out = False
+        self.run: Run | None = None
+        self.error: BaseException | None = None
+        self.left = False
         self.gone: Callable[[], bool] = lambda: False
         self._answer = answer
         self._watcher = watcher or Watcher()
         self._held: list[Callable[[], object]] = []
         self._cancel: Callable[[], None] | None = None
-        self._began = time.monotonic()
+        self._cancelled = 0.0
+        self._give_up: Callable[[], object] | None = None
+        self._began = self._since = time.monotonic()
+        self._ask_again = 0.0
         self._ended = False
         self._stopped = False
         self._lock = threading.Lock()  # the call does not end while somebody asks whether its caller is gone
@@ -235,6 +157,14 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         """Run ``close`` when the call has ended, in whatever way."""
         self._held.append(close)
 
+    def hold_while_read(self, close: Callable[[], object]) -> None:
+        """Run ``close`` when the call has ended, or soon after it was cancelled and its caller reads nothing.
+
+        It is run from another thread then, and once more at the end.
+        """
+        self._give_up = close
+        self.hold(close)
+
     def watch(self, cancel: Callable[[], None]) -> None:
         """Run ``cancel`` if the caller goes away before the call has ended, or its time is over.
 
@@ -248,7 +178,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
     def restart(self, limit_s: float) -> None:
         """Count the time limit from now on: of a stream without an end, each step has one of its own; 0 is none."""
         with self._lock:
-            self._began, self.limit_s = time.monotonic(), limit_s
+            self._began, self.limit_s, self._cancelled = time.monotonic(), limit_s, 0.0
 
     def look(self) -> None:
         """Cancel what there is to cancel, if the caller is gone or time is over; for the watcher."""
@@ -257,9 +187,26 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
                 return
             over = 0 < self.limit_s < time.monotonic() - self._began
             self.timed_out = self.timed_out or over
+            self.logged_out = self.session.over(time.monotonic())
             # more than once, since the engine may be between two steps the first time
-            if over or self._stopped or self.gone():
+            if over or self.logged_out or self._stopped or self._is_left():
                 self._cancel()
+                self._cancelled = self._cancelled or time.monotonic()
+                if time.monotonic() - self._cancelled > _STALLED_S and self._give_up is not None:
+                    # its thread does not learn of it: the caller reads nothing, and gRPC waits for that
+                    self._give_up()
+                    self._give_up = None
+
+    def _is_left(self) -> bool:
+        """Ask gRPC whether the caller is gone, the less often the longer the call takes.
+
+        It may read from the network for an answer, and keeps Python's lock meanwhile.
+        """
+        now = time.monotonic()
+        if now < self._ask_again:
+            return False
+        self._ask_again = now + min(_ASK_MOST_S, (now - self._since) * _ASK_SHARE)
+        return self.gone()
 
     def stop(self) -> None:
         """Cancel what there is to cancel, now and whatever comes until the call has ended."""
@@ -272,12 +219,30 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         try:
             yield
         except CancelledError:
+            self.check()
+            exhausted = self.run.exhausted if self.run is not None else None
+            if exhausted is not None:
+                raise ResourceExhaustedError(
+                    "the statement was ended, since memory was short and it had taken most.",
+                    hint="Narrow it by symbol and timestamp, or ask for fewer rows, columns or groups.",
+                    limit=exhausted,
+                ) from None
             if not self.timed_out:
                 raise
             raise TimedOutError(
-                f"the statement was ended after its time limit of {self.limit_s:g} s.",
-                hint="Narrow it by symbol and timestamp, or raise the session's statement_timeout.",
+                f"the statement was ended after its time limit of {self.limit_s:g} s ({self.limit_name}).",
+                hint=f"Narrow it by symbol and timestamp{_RAISE.get(self.limit_name, '')}.",
             ) from None
+
+    def check(self) -> None:
+        """Go on only while the login is good.
+
+        Raises:
+            AuthenticationError: it has ended since the call began.
+        """
+        self._watcher.refresh()
+        if self.session.over(time.monotonic()):
+            raise AuthenticationError("the login has ended while the call was under way.", hint="Log in again.")
 
     def received(self, reader: Any) -> Iterator[pa.RecordBatch]:
         """Yield the batches that the caller sends until it ends its stream.
@@ -285,7 +250,10 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         Raises:
             CancelledError: it went away instead, which to the reader of a stream is an end like the other.
         """
-        yield from (chunk.data for chunk in chunks(reader) if chunk.data is not None)
+        for chunk in chunks(reader):
+            self.check()
+            if chunk.data is not None:
+                yield chunk.data
         if self.gone():
             raise CancelledError("the caller went away before it had sent all.")
 
@@ -308,40 +276,90 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         """Free what the call held."""
         with self._lock:
             self._ended = True
+            self.error, self.left = exception, self.gone()
         self._watcher.remove(self)
-        self._cancel = None
+        self._cancel = self._give_up = None
         while self._held:
             self._held.pop()()
+        self.error = None  # its traceback leads to readers that lead here, over C++, where no collector sees the circle
+
+
+def caller_of(call: Call) -> Caller:
+    """Return who asks."""
+    return Caller(call.session.user, call.session.rights)
 
 
 class CallFactory(flight.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Makes the ``Call`` of each call, or refuses it."""
+    """Makes the ``Call`` of each call, or refuses it.
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    Args:
+        callers: say where the call that is beginning came from.
+        open_calls: counts it.
+        certificates: a call without credentials is its certificate's; ``arrived`` finds out whose that is.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        callers: Callers,
+        open_calls: OpenCalls,
+        *,
+        certificates: bool = False,
+    ) -> None:
         self._authenticator = authenticator
-        self._watcher = Watcher()
+        self._callers = callers
+        self._open_calls = open_calls
+        self._certificates = certificates
+        self._watcher = Watcher(authenticator.refresh)
 
     def start_call(self, info: Any, headers: Mapping[str, list[str]]) -> Call:
         """Identify the caller by the call's headers."""
         value = _first(headers, "authorization")
         try:
-            session = self._authenticator.identify(value, login=info.method == flight.FlightMethod.HANDSHAKE)
-        except AuthenticationError as error:
+            if self._certificates and not value:
+                session = None
+            else:
+                login = info.method == flight.FlightMethod.HANDSHAKE
+                session = self._authenticator.identify(value, login=login, addresses=self._callers.addresses)
+            caller = session.user if session else ""
+            self._open_calls.enter(caller)
+        except Exception as error:
             raise to_flight(error) from None
         basic = value.lower().startswith("basic ")
-        answer = {"authorization": f"Bearer {session.token}"} if basic else {}
+        answer = {"authorization": f"Bearer {session.token}"} if basic and session else {}
         cookie = _cookie(headers)
-        if (session.shared or not session.token) and not cookie:
+        if (session is None or session.shared or not session.token) and not cookie:
             # a client that keeps cookies is known again by it over any connection
             answer["set-cookie"] = f"{COOKIE}={secrets.token_urlsafe(24)}; HttpOnly"
-        return Call(
-            session,
+        call = Call(
+            session or UNKNOWN,
             answer,
             _first(headers, SNAPSHOT_HEADER).strip() or None,
             cookie,
             self._watcher,
+            self._callers,
             dictionaries=_first(headers, LABELS_HEADER).strip().lower() == "dictionary",
         )
+        call.hold(lambda: self._open_calls.leave(caller))
+        return call
+
+
+def arrived(call: Call, context: Any, authenticator: Authenticator) -> None:
+    """Tell ``call`` what only its handler knows: where it came from, and whose certificate it shows.
+
+    Raises:
+        AuthenticationError: the certificate is of nobody who is known.
+    """
+    call.gone = context.is_cancelled
+    call.peer = context.peer()
+    session = call.session
+    if session is UNKNOWN:
+        name = context.peer_identity().decode(errors="replace")
+        call.session = session = authenticator.by_certificate(name, peer_address(call.peer))
+    if call.callers is not None:
+        call.callers.let_in(call.peer)
+    if not session.address:
+        authenticator.arrived(session, peer_address(call.peer))
 
 
 def _first(headers: Mapping[str, list[str]], name: str) -> str:

@@ -283,6 +283,13 @@ SERVED: Final = (
     Served("DoAction", "tickflight.pin", ("AdminService.pin",), "the client's snapshot"),
     Served("DoAction", "tickflight.renew_pin", ("AdminService.renew_pin",), "the client's snapshot"),
     Served("DoAction", "tickflight.release_pin", ("AdminService.release_pin",), "the client's snapshot"),
+    Served(
+        "DoAction",
+        "tickflight.cancel",
+        ("ActionService.cancel_statement",),
+        "the client's cancel",
+        "a statement is ended by its id in system.queries: one's own, by an admin anybody's",
+    ),
     Served("DoAction", "tickflight.health", ("AdminService.health",), "the client's health"),
 )
 

@@ -1,6 +1,7 @@
 """What the server keeps between calls under a handle: planned queries, prepared statements, transactions.
 
-The rule of this file: handles are random, bounded in number, belong to a user, and end when long unused.
+The rule of this file: handles are random, bounded in number, belong to a user, and end when long unused. When there are
+too many, one of the user who has most of them goes: nobody's flood takes what is another's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tickflight_server.clock import Clock
-from tickflight_server.errors import InputError, NotFoundError
+from tickflight_server.errors import CrowdedError, InputError, NotFoundError
 
 T = TypeVar("T")
 HANDLE_BYTES_MAX = 64
@@ -45,27 +46,56 @@ class Handles(Generic[T]):
         self._idle_s = idle_s
         self._ended = ended
         self._lock = threading.Lock()
-        self._entries: OrderedDict[bytes, _Entry[T]] = OrderedDict()
+        self._entries: OrderedDict[bytes, _Entry[T]] = OrderedDict()  # longest unused first
+        self._of: dict[str, OrderedDict[bytes, None]] = {}  # each user's handles, longest unused first
 
-    def add(self, user: str, value: T) -> bytes:
-        """Keep ``value`` for ``user``; return its handle."""
+    def add(self, user: str, value: T, most: int | None = None, *, refuse: str | None = None) -> bytes:
+        """Keep ``value`` for ``user``; return its handle.
+
+        Of more than ``most`` of the user's own the longest unused goes, or with ``refuse``, the limit's name, there is
+        no other.
+
+        Raises:
+            CrowdedError: the user has ``most`` already.
+        """
         handle = secrets.token_bytes(16)
         now = self._clock.monotonic()
-        with self._lock:
-            self._entries[handle] = _Entry(user, value, now)
         self.sweep()
+        ended: list[T] = []
+        with self._lock:
+            if most is not None and refuse is not None and len(self._of.get(user, ())) >= most:
+                raise CrowdedError(
+                    f"you keep {most} {self._what}s, which is what your roles let you have.",
+                    hint="Close some; those that are unused for long end by themselves.",
+                    limit=refuse,
+                )
+            self._put(handle, _Entry(user, value, now))
+            while most is not None and len(self._of[user]) > most:
+                ended.append(self._pop(next(iter(self._of[user]))))
+            ended += self._too_many()
+        for one in ended:
+            self._ended(one)
         return handle
 
-    def keep(self, user: str, handle: bytes, value: T) -> T:
+    def keep(self, user: str, handle: bytes, value: T, most: int | None = None) -> T:
         """Keep ``value`` under a handle that ``user`` made up; return what is kept there, which may be an earlier one.
+
+        Of more than ``most`` of the user's own the longest unused goes.
 
         Raises:
             InputError: the handle is empty, too long, or another user's.
         """
         if not 0 < len(handle) <= HANDLE_BYTES_MAX:
             raise InputError(f"the id of a {self._what} has {len(handle)} bytes.", hint="Make up 16 random bytes.")
+        ended: list[T] = []
         with self._lock:
-            entry = self._entries.setdefault(handle, _Entry(user, value, self._clock.monotonic()))
+            entry = self._entries.get(handle)
+            if entry is None:
+                entry = self._put(handle, _Entry(user, value, self._clock.monotonic()))
+                while most is not None and len(self._of[user]) > most:
+                    ended.append(self._pop(next(iter(self._of[user]))))
+        for one in ended:
+            self._ended(one)
         if entry.user != user:
             raise InputError(f"the id of the {self._what} is taken.", hint="Make up 16 random bytes.")
         self.sweep()
@@ -77,12 +107,13 @@ class Handles(Generic[T]):
         ended: list[T] = []
         with self._lock:
             while self._entries:
-                oldest = next(iter(self._entries.values()))
-                if len(self._entries) <= self._most and now - oldest.used <= self._idle_s:
+                handle, oldest = next(iter(self._entries.items()))
+                if now - oldest.used <= self._idle_s:
                     break
-                ended.append(self._entries.popitem(last=False)[1].value)
+                ended.append(self._pop(handle))
+            ended += self._too_many()
             if gone is not None:
-                ended += [self._entries.pop(h).value for h, e in list(self._entries.items()) if gone(e.value)]
+                ended += [self._pop(h) for h, e in list(self._entries.items()) if gone(e.value)]
         for value in ended:
             self._ended(value)
 
@@ -99,6 +130,7 @@ class Handles(Generic[T]):
                 raise NotFoundError(f"there is no such {self._what}, or it has ended.", hint="Make it anew.")
             entry.used = now
             self._entries.move_to_end(handle)
+            self._of[user].move_to_end(handle)
             return entry.value
 
     def find(self, user: str, handle: bytes) -> T | None:
@@ -118,5 +150,26 @@ class Handles(Generic[T]):
             entry = self._entries.get(handle)
             if entry is None or entry.user != user:
                 return False
-            del self._entries[handle]
+            self._pop(handle)
             return True
+
+    def _put(self, handle: bytes, entry: _Entry[T]) -> _Entry[T]:
+        self._entries[handle] = entry
+        self._of.setdefault(entry.user, OrderedDict())[handle] = None
+        return entry
+
+    def _pop(self, handle: bytes) -> T:
+        entry = self._entries.pop(handle)
+        theirs = self._of[entry.user]
+        del theirs[handle]
+        if not theirs:
+            del self._of[entry.user]
+        return entry.value
+
+    def _too_many(self) -> list[T]:
+        """Take out what is too many: of the user who has most, the longest unused."""
+        ended = []
+        while len(self._entries) > self._most:
+            user = max(self._of, key=lambda name: len(self._of[name]))
+            ended.append(self._pop(next(iter(self._of[user]))))
+        return ended

@@ -18,6 +18,7 @@ import structlog
 from tickflight.wire.append import AppendAck, AppendBatch, AppendError, AppendResult, DoPutUpdateResult
 from tickflight.wire.commands import AppendStream, CommandStatementIngest, TableDefinitionOptions
 from tickflight.wire.enums import TableExistsOption, TableNotExistOption
+from tickflight_server.audit import Stream
 from tickflight_server.errors import (
     CancelledError,
     InputError,
@@ -28,8 +29,11 @@ from tickflight_server.errors import (
 )
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.incoming import checked, chunks, schema_of
+from tickflight_server.flight.permits import check_workspace, check_write, known_tables
+from tickflight_server.flight.running import begin, options_of
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.status import to_flight
+from tickflight_server.identity.rights import Rights
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.trees import CATALOG
 from tickflight_server.query.writer import Target, Writer
@@ -63,40 +67,52 @@ class IngestService:
         self._writer = Writer(engine)
         self._sessions = sessions
         self._message_bytes_max = message_bytes_max
+        self._rates, self._board = engine.shared.rates, engine.shared.board
 
-    def append_stream(self, command: AppendStream, reader: Any, writer: Any) -> None:
+    def append_stream(self, call: Call, command: AppendStream, reader: Any, writer: Any) -> None:
         """Append every batch of a stream and answer for each; returns when the client ended the stream."""
-        _check_table(command.schema, command.table)
+        _check_table(command.schema, command.table, call.session.rights)
         if len(command.producer) > PRODUCER_BYTES_MAX:
             # the store would refuse batch after batch: the stream does not even begin
             size = len(command.producer)
             raise InputError(f"the producer's id has {size} bytes, at most {PRODUCER_BYTES_MAX} are taken.")
-        answers = _Answers(writer)
+        counted = self._store.audit.stream(call.session.user, call.peer, command.table, command.producer)
+        answers = _Answers(writer, counted)
         try:
             for chunk in chunks(reader):
                 if chunk.data is None:
                     continue
+                call.check()
                 if chunk.app_metadata is None:
                     raise InputError("a batch came without its sequence.", hint="Send AppendBatch as app_metadata.")
                 sequence = AppendBatch.parse(chunk.app_metadata.to_pybytes()).sequence
                 if not 1 <= sequence <= SEQUENCE_MAX:
                     # below 1 it would pass for one that was taken already
                     raise InputError(f"a batch has sequence {sequence}.", hint="Count from 1.")
-                answers.put(sequence, self._append(command, chunk.data, sequence))
+                self._slow(call, chunk.data.num_rows)
+                answers.put(sequence, self._append(call, command, chunk.data, sequence))
+        except BaseException as error:
+            counted.fail(error)
+            raise
         finally:
             answers.finish()
+            counted.end()
         answers.raise_failure()
 
-    def _append(self, command: AppendStream, batch: pa.RecordBatch, sequence: int) -> Future[Ack]:
+    def _slow(self, call: Call, rows: int) -> None:
+        """Keep a producer waiting that sends faster than its roles let it: it feels it, since nothing is read."""
+        limits = call.session.rights.limits
+        self._rates.wait(call.session.user, rows, limits.ingest_rows_per_s, call.gone)
+
+    def _append(self, call: Call, command: AppendStream, batch: pa.RecordBatch, sequence: int) -> Future[Ack]:
         """Hand a batch to the store; what the batch itself is guilty of is an answer, not the end of the stream."""
         try:
             producer = command.producer or None
-            return self._store.append(
-                command.table, checked(batch, self._message_bytes_max), producer=producer, sequence=sequence
-            )
+            return self._store.append(command.table, self._checked(call, batch), producer=producer, sequence=sequence)
         except InputError as error:
             failed: Future[Ack] = Future()
-            failed.set_exception(error)
+            # its traceback leads to this frame, which holds the batch: a circle that waits long for the collector
+            failed.set_exception(error.with_traceback(None))
             return failed
 
     def ingest(self, call: Call, command: CommandStatementIngest, reader: Any, writer: Any) -> None:
@@ -111,35 +127,41 @@ class IngestService:
                     "market data takes no part in transactions: its rows are durable when they are answered.",
                     hint="Ingest without a transaction, or into a table of schema workspace.",
                 )
-            rows = self._ingest_market(command.table, append, reader)
+            rows = self._ingest_market(call, command.table, append, reader)
         else:
             rows = self._ingest_workspace(call, command, options, reader)
         call.reply(writer, DoPutUpdateResult(rows))
 
-    def _ingest_market(self, table: str, append: bool, reader: Any) -> int:
+    def _ingest_market(self, call: Call, table: str, append: bool, reader: Any) -> int:
         """Append to a stored table, as any feed does."""
-        if table not in STORED:
+        rights = call.session.rights
+        if table not in known_tables(rights):
+            known = ", ".join(name for name in STORED if name in rights.write)
             raise NotFoundError(
                 f"there is no table market.{table}, and none can be made there.",
-                hint=f"Append to one of {', '.join(STORED)}, or make a table in schema workspace.",
+                hint=f"Append to one of {known}, or make a table in schema workspace.",
             )
+        check_write(table, rights)
         if not append:
             raise PermissionDeniedError(
                 f"table market.{table} exists; its rows can only be added to.", hint='Use mode="append".'
             )
         futures: list[Future[Ack]] = []
-        try:
-            for batch in self._batches(reader):
-                futures.append(self._store.append(table, batch))  # noqa: PERF401 — kept when a later one is refused
-        except InputError as error:
-            stored = sum(future.result().rows for future in futures)
-            raise InputError(f"{error.message} {stored} rows before it are stored.", hint=error.hint) from None
-        return sum(future.result().rows for future in futures)
+        with self._store.audit.stream(call.session.user, call.peer, table) as counted:
+            try:
+                for batch in self._batches(call, reader):
+                    futures.append(self._store.append(table, batch))  # noqa: PERF401 — kept when a later one is refused
+            except InputError as error:
+                stored = sum(counted.took(future.result()) for future in futures)
+                raise InputError(f"{error.message} {stored} rows before it are stored.", hint=error.hint) from None
+            return sum(counted.took(future.result()) for future in futures)
 
     def _ingest_workspace(
         self, call: Call, command: CommandStatementIngest, options: TableDefinitionOptions, reader: Any
     ) -> int:
         """Make or extend a table of the users', all rows or none."""
+        check_workspace(call.session.rights)
+        run = begin(self._board, call, f"ingest into {command.table}", "ingest")
         asked = self._sessions.asked(call, command.transaction_id)
         target = _target(command, options, asked.session.options.schema)
         schema = schema_of(reader)
@@ -149,7 +171,8 @@ class IngestService:
         def batches() -> Iterator[pa.RecordBatch]:
             try:
                 for batch in call.received(reader):
-                    yield checked(batch, self._message_bytes_max)
+                    self._slow(call, batch.num_rows)
+                    yield self._checked(call, batch)
             except Exception as error:
                 failures.append(error)
                 raise
@@ -157,16 +180,29 @@ class IngestService:
         rows = pa.RecordBatchReader.from_batches(schema, batches())
         try:
             with call.limits():
-                return self._writer.ingest(
-                    target, rows, session=asked.session, transaction=asked.transaction, started=call.watch
+                taken = self._writer.ingest(
+                    target,
+                    rows,
+                    session=asked.session,
+                    transaction=asked.transaction,
+                    started=call.watch,
+                    options=options_of(call, asked.session.options),
                 )
+            run.sent(taken, 0)
+            return taken
         except ServerError as error:
             if failures and not isinstance(error, CancelledError):
                 raise failures[0] from None  # the engine tells of it with a traceback
             raise
 
-    def _batches(self, reader: Any) -> Iterator[pa.RecordBatch]:
-        return (checked(c.data, self._message_bytes_max) for c in chunks(reader) if c.data is not None)
+    def _batches(self, call: Call, reader: Any) -> Iterator[pa.RecordBatch]:
+        for chunk in chunks(reader):
+            if chunk.data is not None:
+                self._slow(call, chunk.data.num_rows)
+                yield self._checked(call, chunk.data)
+
+    def _checked(self, call: Call, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return checked(batch, self._message_bytes_max, call.session.rights.limits.request_mb)
 
 
 def _target(command: CommandStatementIngest, options: TableDefinitionOptions, default: str) -> Target:
@@ -195,17 +231,20 @@ def _target(command: CommandStatementIngest, options: TableDefinitionOptions, de
     return Target(command.table, schema, if_missing=missing, if_there=there)
 
 
-def _check_table(schema: str, table: str) -> None:
+def _check_table(schema: str, table: str, rights: Rights) -> None:
     found = STORED.get(table)
-    if found is None or found.schema != (schema or "market"):
-        raise NotFoundError(f"there is no table {schema}.{table}.", hint=f"Stored tables are {', '.join(STORED)}.")
+    known = known_tables(rights)
+    if found is None or table not in known or found.schema != (schema or "market"):
+        raise NotFoundError(f"there is no table {schema}.{table}.", hint=f"Stored tables are {', '.join(known)}.")
+    check_write(table, rights)
 
 
 class _Answers:
     """Sends the answers of one append stream from a thread of its own, in order."""
 
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, writer: Any, counted: Stream) -> None:
         self._writer = writer
+        self._counted = counted
         self._queue: queue.Queue[tuple[int, Future[Ack]] | None] = queue.Queue(ANSWERS_MAX)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="append-answers", daemon=True)
@@ -232,14 +271,17 @@ class _Answers:
             if self._failure is not None:
                 continue
             try:
-                self._writer.write(pa.py_buffer(_answer(sequence, future).serialize()))
+                self._writer.write(pa.py_buffer(_answer(sequence, future, self._counted).serialize()))
             except Exception as error:  # the log failed, or the client is gone: the stream ends, nothing is answered
-                self._failure = error
+                self._failure = error.with_traceback(None)
+                self._counted.fail(error)
 
 
-def _answer(sequence: int, future: Future[Ack]) -> AppendResult:
-    try:
-        ack = future.result()
-    except InputError as error:
+def _answer(sequence: int, future: Future[Ack], counted: Stream) -> AppendResult:
+    error = future.exception()
+    if isinstance(error, InputError):  # not raised: see _append
+        counted.refused()
         return AppendResult(error=AppendError(sequence, error.code, error.message, error.hint or ""))
+    ack = future.result()
+    counted.took(ack)
     return AppendResult(ack=AppendAck(sequence, ack.first_seq, ack.rows, ack.rejected, ack.duplicate, ack.repeated))

@@ -24,12 +24,13 @@ Row = tuple[object, ...]
 
 @dataclass
 class Prepared:
-    """A prepared statement, its parameters and their types, what it runs in, and the rows bound to it last."""
+    """A prepared statement and its text, its parameters and types, what it runs in, and the rows bound to it last."""
 
     statement: Statement | Writing
     parameters: tuple[str, ...]
     types: pa.Schema
     asked: Asked
+    text: str = ""
     rows: list[Row] = field(default_factory=list)
 
 
@@ -46,6 +47,7 @@ class Planned:
     made: float = 0.0
     share: Share | None = None
     result: pa.Table | None = None
+    text: str = ""
     cancelled: bool = False
     running: set[Call] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)

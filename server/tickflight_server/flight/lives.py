@@ -22,17 +22,19 @@ from tickflight_server.flight.auth import Call
 from tickflight_server.flight.kept import Found, by_name
 from tickflight_server.flight.open_streams import OpenStreams
 from tickflight_server.flight.parameters import read_batches, rows_of
+from tickflight_server.flight.running import begin, options_of, reads
 from tickflight_server.flight.sessions import Sessions
 from tickflight_server.flight.status import mapped_errors
 from tickflight_server.metrics import Metrics
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.execution import cut_by_bytes
+from tickflight_server.query.limited import result_limit
 from tickflight_server.query.live import LiveQuery, Update
 from tickflight_server.query.stability import Stability
-from tickflight_server.store import Store
 
 EVERY_MS = 1000
 """Least time between two updates where the caller says nothing."""
+_NARROW = "Ask for fewer groups, or for less time at once."
 _AGAIN_S = 0.01  # between two tries to stop one whose call has ended
 _LOOK_S = 0.1  # between two looks at an update that is being made
 
@@ -42,14 +44,13 @@ class LiveService:
 
     def __init__(
         self,
-        store: Store,
         engine: Engine,
         sessions: Sessions,
         streams: OpenStreams,
         settings: QuerySettings,
         clock: Clock,
     ) -> None:
-        self._store = store
+        self._metrics = engine.store.metrics
         self._engine = engine
         self._sessions = sessions
         self._streams = streams
@@ -71,16 +72,17 @@ class LiveService:
         Raises:
             BusyError: as many streams are open as may be.
         """
+        run = begin(self._engine.shared.board, call, asked.sql, "live")
         running = _Running()
         self._streams.enter(call, running.stop)
         query, limit_s = self._query(call, asked, running.started)
         running.wake = query.wake
         call.restart(0)  # it has no end; each update has the limit
+        run.kind, run.state = "live", "running"
+        reads(call, query.statement)
         every_s = max(asked.every_ms or EVERY_MS, self._settings.live_every_min_ms) / 1000
         worker = ThreadPoolExecutor(1, "live-query")
-        stream = _Stream(
-            call, query, running, worker, self._settings, self._clock, self._store.metrics, every_s, limit_s
-        )
+        stream = _Stream(call, query, running, worker, self._settings, self._clock, self._metrics, every_s, limit_s)
         call.hold(stream.close)
         return flight.GeneratorStream(query.schema, stream.marked())
 
@@ -98,12 +100,11 @@ class LiveService:
         with call.limits():
             query = LiveQuery(
                 self._engine,
-                self._store,
                 self._clock,
                 self._stability,
                 asked.sql,
                 by_name(names, rows[0]),
-                options=found.session.options,
+                options=options_of(call, found.session.options),
                 result_mb=self._settings.live_result_mb,
                 started=started,
             )
@@ -182,6 +183,8 @@ class _Stream:
             except CancelledError:
                 if not self._running.stopped() or self._call.timed_out:
                     raise
+            if self._call.run is not None and self._call.run.by is not None:
+                raise CancelledError("the live query was cancelled.")
             # to a caller that went away it does not matter
             raise BusyError("the server shuts down.", hint="Ask again, and the first update is the whole result.")
 
@@ -215,10 +218,17 @@ class _Stream:
     def _sent(self, update: Update) -> Iterator[tuple[pa.RecordBatch, pa.Buffer]]:
         self._number += 1
         self._metrics.add("live_updates")
+        run = self._call.run
+        limited = None if run is None else result_limit(run.caller, self._metrics, lambda: _NARROW)
+        given = update.table.to_batches()
         batches = [
-            piece for batch in update.table.to_batches() for piece in cut_by_bytes(batch, self._settings.batch_bytes)
+            piece
+            for batch in (given if limited is None else limited(iter(given)))
+            for piece in cut_by_bytes(batch, self._settings.batch_bytes)
         ] or [self._empty]
         mode, reason = self._query.mode, self._query.reason
+        if run is not None:
+            run.sent(update.table.num_rows, update.table.nbytes)
         for place, batch in enumerate(batches, 1):
             yield self._with_mark(batch, LiveMark(self._number, place == len(batches), mode, reason, update.asked_us))
 

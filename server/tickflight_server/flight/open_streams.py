@@ -1,15 +1,16 @@
 """The streams that are open for long: tails, live queries and replays, counted together.
 
 The rule of this file: a stream counts from before its first row until its call has ended, whatever ends it; when the
-server shuts down all are told to end, and no other may begin.
+server shuts down all are told to end, and no other may begin. There is one of these for all users of a server.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 
-from tickflight_server.errors import BusyError
+from tickflight_server.errors import BusyError, CrowdedError
 from tickflight_server.flight.auth import Call
 from tickflight_server.metrics import Metrics
 
@@ -27,6 +28,7 @@ class OpenStreams:
         self._metrics = metrics or Metrics()
         self._lock = threading.Lock()
         self._stops: dict[object, Callable[[], None]] = {}
+        self._by_user: Counter[str] = Counter()
         self._closed = False
 
     def __len__(self) -> int:
@@ -38,25 +40,39 @@ class OpenStreams:
         It is run when the caller goes away, too.
 
         Raises:
-            BusyError: as many are open as may be, or the server shuts down.
+            CrowdedError: as many are open as may be, of all users or of this one.
+            BusyError: the server shuts down.
         """
-        key = object()
+        key, user, most = object(), call.session.user, call.session.rights.limits.streams_max
         with self._lock:
             if self._closed:
                 raise BusyError("the server shuts down.", hint="Try again.")
             if len(self._stops) >= self._most:
                 self._metrics.add("streams_refused")
-                raise BusyError(
-                    f"{self._most} tails, live queries and replays are open (query.streams_max).",
+                raise CrowdedError(
+                    f"{self._most} tails, live queries and replays are open.",
                     hint="Close some, or try again later.",
+                    limit="query.streams_max",
+                )
+            if most is not None and self._by_user[user] >= most:
+                self._metrics.add("streams_refused")
+                raise CrowdedError(
+                    f"{self._by_user[user]} tails, live queries and replays of yours are open, which is what your "
+                    "roles let you have.",
+                    hint="Close some first.",
+                    limit="limits.streams_max",
                 )
             self._stops[key] = stop
-        call.hold(lambda: self._leave(key))
+            self._by_user[user] += 1
+        call.hold(lambda: self._leave(key, user))
         call.watch(stop)
 
-    def _leave(self, key: object) -> None:
+    def _leave(self, key: object, user: str) -> None:
         with self._lock:
-            self._stops.pop(key, None)
+            if self._stops.pop(key, None) is not None:
+                self._by_user[user] -= 1
+                if not self._by_user[user]:
+                    del self._by_user[user]
 
     def close(self) -> None:
         """Let all streams end, and let none begin."""

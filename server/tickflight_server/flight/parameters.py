@@ -11,9 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from tickflight_server.errors import StatementError
-from tickflight_server.flight.incoming import check_names, first_line
+from tickflight_server.errors import InputError, StatementError
+from tickflight_server.flight.incoming import checked, first_line
 from tickflight_server.flight.parameter_values import values_of
+
+PARAMETER_BYTES_MAX = 64 << 20  # of the values that come with a statement, once written out
 
 
 def read_batches(data: bytes) -> list[pa.RecordBatch]:
@@ -25,14 +27,15 @@ def read_batches(data: bytes) -> list[pa.RecordBatch]:
     try:
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
             batches = list(reader)
-        for batch in batches:
-            batch.validate(full=True)
-            check_names(batch.schema)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        return [checked(batch, PARAMETER_BYTES_MAX) for batch in batches]
+    except InputError as error:
+        raise StatementError(
+            f"the parameters are not taken: {error.message}", hint="Send one batch of values."
+        ) from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise StatementError(
             f"the parameters are no Arrow IPC stream: {first_line(error)}.", hint="Send one batch of values."
         ) from None
-    return batches
 
 
 def rows_of(

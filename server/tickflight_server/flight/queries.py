@@ -19,15 +19,19 @@ from tickflight.wire.tickets import Query, TicketStatementQuery
 from tickflight_server.clock import Clock
 from tickflight_server.config import QuerySettings
 from tickflight_server.errors import InputError, NotFoundError, StatementError
-from tickflight_server.flight.auth import SNAPSHOT_HEADER, Call
+from tickflight_server.flight.auth import SNAPSHOT_HEADER, Call, caller_of
 from tickflight_server.flight.handles import Handles
 from tickflight_server.flight.kept import Found, Planned, Prepared, Row, by_name, in_schema, rows_bound
 from tickflight_server.flight.parameters import read_batches, rows_of
+from tickflight_server.flight.permits import check_workspace
+from tickflight_server.flight.running import begin, options_of, reads
 from tickflight_server.flight.sessions import Asked, Sessions
-from tickflight_server.flight.streams import generated, stream
+from tickflight_server.flight.streams import counted, generated, stream
 from tickflight_server.flight.tails import TailService
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.execution import cut_by_bytes
+from tickflight_server.query.limited import ResultLimit, result_limit
+from tickflight_server.query.narrowing import what_to_narrow
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.shares import Share
 from tickflight_server.query.statement import Statement
@@ -49,6 +53,7 @@ class QueryService:
     ) -> None:
         self._engine = engine
         self._tails = tails
+        self._board = engine.shared.board
         self._writer = Writer(engine)
         self._sessions = sessions
         self._settings = settings
@@ -66,23 +71,28 @@ class QueryService:
 
     def info(self, call: Call, sql: str, transaction_id: bytes | None) -> Found:
         """Plan a query, or run what writes; return the result's schema and its tickets."""
+        begin(self._board, call, sql)
         asked = self._sessions.asked(call, transaction_id)
         statement = self._engine.read(sql)
         if isinstance(statement, Writing):
             return self._keep_result(call, asked, self._write(call, asked, statement, [()]))
-        return self._keep_plan(call, asked, statement)
+        return self._keep_plan(call, asked, statement, sql)
 
-    def _keep_plan(self, call: Call, asked: Asked, statement: Statement) -> Found:
+    def _keep_plan(self, call: Call, asked: Asked, statement: Statement, text: str) -> Found:
         """Plan a query without parameters; its tickets outlive what is prepared, and any connection may read them."""
         plan = self._plan(call, statement, (), asked)
-        shares = [] if asked.session.seat(asked.transaction) else self._engine.shares(plan, asked.cuts)
+        whole = asked.session.seat(asked.transaction) or self._limited(
+            call, plan, asked
+        )  # of several nobody counts all
+        shares = [] if whole else self._engine.shares(plan, asked.cuts)
         now = self._clock.monotonic()
-        planned = [Planned(asked, statement, plan, now, share) for share in shares or (None,)]
-        handles = [self._planned.add(call.session.user, one) for one in planned]
+        planned = [Planned(asked, statement, plan, now, share, text=text) for share in shares or (None,)]
+        handles = [self._planned.add(call.session.user, one, _most(call)) for one in planned]
         return Found(plan.schema, tuple(TicketStatementQuery(h).serialize() for h in handles), expires=not shares)
 
     def schema(self, call: Call, sql: str, transaction_id: bytes | None) -> pa.Schema:
         """Return the result schema of a statement; nothing runs, and no handle is kept."""
+        begin(self._board, call, sql)
         asked = self._sessions.asked(call, transaction_id)
         statement = self._engine.read(sql)
         if isinstance(statement, Writing):
@@ -95,6 +105,7 @@ class QueryService:
         Raises:
             InputError: it is a query.
         """
+        begin(self._board, call, sql)
         asked = self._sessions.asked(call, transaction_id)
         statement = self._engine.read(sql)
         if not isinstance(statement, Writing):
@@ -108,11 +119,12 @@ class QueryService:
                 statement,
                 values,  # type: ignore[arg-type]
                 guessed=guessed,
-                options=asked.session.options,
+                options=options_of(call, asked.session.options),
                 seat=seat,
                 started=call.watch,
                 dictionaries=asked.dictionaries and seat is None,
             )
+        reads(call, plan.statement)
         if _never_ends(plan) and not guessed:
             self._tails.check(plan, asked.session.options)
         return plan
@@ -121,25 +133,35 @@ class QueryService:
         return self._engine.returned(writing, asked.session.options, asked.session.seat(asked.transaction))
 
     def _write(self, call: Call, asked: Asked, writing: Writing, rows: Sequence[object]) -> Outcome:
+        if writing.kind in ("object", "rows"):
+            check_workspace(call.session.rights)
+        run = call.run
+        assert run is not None
+        run.kind, run.state = "write", "running"
+        reads(call, writing.reads)
         with call.limits():
-            return self._writer.write(
+            outcome = self._writer.write(
                 writing,
                 rows,  # type: ignore[arg-type]
                 session=asked.session,
                 transaction=asked.transaction,
                 cuts=self._sessions.cuts(asked),
                 started=call.watch,
+                options=options_of(call, asked.session.options),
             )
+        run.sent(outcome.rows, outcome.table.nbytes if outcome.table is not None else 0)
+        return outcome
 
     def _keep_result(self, call: Call, asked: Asked, outcome: Outcome) -> Found:
         table = outcome.table if outcome.table is not None else EMPTY.empty_table()
-        handle = self._planned.add(call.session.user, Planned(asked, result=table))
+        handle = self._planned.add(call.session.user, Planned(asked, result=table), _most(call))
         return Found(table.schema, (TicketStatementQuery(handle).serialize(),), outcome.rows, expires=True)
 
     # --- prepared statements
 
     def prepare(self, call: Call, sql: str, transaction_id: bytes | None) -> ActionCreatePreparedStatementResult:
         """Keep a statement for running it with parameters."""
+        begin(self._board, call, sql)
         asked = self._sessions.asked(call, transaction_id)
         statement = self._engine.read(sql)
         names = self._engine.parameter_names(sql)
@@ -149,7 +171,8 @@ class QueryService:
             schema = self._returned(statement, asked)
         else:
             schema = self._guess_schema(call, statement, names, asked)
-        handle = self._prepared.add(call.session.user, Prepared(statement, names, parameters, asked))
+        kept = Prepared(statement, names, parameters, asked, sql)
+        handle = self._prepared.add(call.session.user, kept, _most(call), refuse="limits.prepared_max")
         return ActionCreatePreparedStatementResult(
             prepared_statement_handle=handle,
             dataset_schema=schema.serialize().to_pybytes(),
@@ -180,6 +203,7 @@ class QueryService:
     def prepared_info(self, call: Call, handle: bytes) -> Found:
         """Plan a prepared query with its bound values, or run what writes; return the schema and the ticket."""
         prepared = self._prepared.get(call.session.user, handle)
+        begin(self._board, call, prepared.text)
         prepared.asked = asked = self._asked_again(call, prepared)
         if isinstance(prepared.statement, Writing):
             outcome = self._write(
@@ -187,7 +211,7 @@ class QueryService:
             )
             return self._keep_result(call, asked, outcome)
         if not prepared.parameters:
-            return self._keep_plan(call, asked, prepared.statement)
+            return self._keep_plan(call, asked, prepared.statement, prepared.text)
         # the ticket is the statement's own handle: what is bound until the fetch counts
         plan = self._plan_bound(call, prepared, rows_bound(prepared)[0])
         return Found(plan.schema, (CommandPreparedStatementQuery(handle).serialize(),))
@@ -207,6 +231,7 @@ class QueryService:
         prepared = self._prepared.get(call.session.user, handle)
         if not isinstance(prepared.statement, Writing):
             raise InputError("the prepared statement gives rows.", hint="Run it as a query.")
+        begin(self._board, call, prepared.text)
         asked = self._asked_again(call, prepared)
         if prepared.parameters and any(batch.num_columns for batch in batches):
             prepared.rows = list(rows_of(batches, prepared.parameters, prepared.types))
@@ -243,6 +268,7 @@ class QueryService:
         prepared = self._prepared.get(call.session.user, ticket.prepared_statement_handle)
         if isinstance(prepared.statement, Writing):
             raise InputError("the prepared statement writes.", hint="Ask for its flight information, which runs it.")
+        begin(self._board, call, prepared.text)
         self._take(call, prepared.asked)
         rows = rows_bound(prepared)
         first = self._plan_bound(call, prepared, rows[0])
@@ -253,8 +279,11 @@ class QueryService:
     def _fetch_planned(self, call: Call, planned: Planned) -> flight.FlightDataStream:
         self._take(call, planned.asked)
         planned.runs(call)
+        if planned.statement is not None:
+            begin(self._board, call, planned.text)
+            reads(call, planned.statement)
         if planned.result is not None:
-            return generated(planned.result.schema, planned.result.to_batches(), self._settings.batch_bytes)
+            return self._given(call, planned.result)
         if planned.statement is None:
             raise NotFoundError("the ticket is the id of a query in one round trip.", hint="Send the query itself.")
         plan, planned.plan = planned.plan, None
@@ -288,9 +317,10 @@ class QueryService:
 
     def _run_query(self, call: Call, ticket: Query) -> flight.FlightDataStream:
         """Run a statement in one round trip."""
+        begin(self._board, call, ticket.sql)
         asked = self._sessions.asked(call)
         if ticket.id:
-            self._planned.keep(call.session.user, ticket.id, Planned(asked)).runs(call)
+            self._planned.keep(call.session.user, ticket.id, Planned(asked), _most(call)).runs(call)
             call.hold(partial(self._planned.remove, call.session.user, ticket.id))
         statement = self._engine.read(ticket.sql)
         values: object = ()
@@ -303,8 +333,15 @@ class QueryService:
         if isinstance(statement, Writing):
             table = self._write(call, asked, statement, [values]).table
             table = EMPTY.empty_table() if table is None else table
-            return generated(table.schema, table.to_batches(), self._settings.batch_bytes)
+            return self._given(call, table)
         return self._run(call, self._plan(call, statement, values, asked), asked)
+
+    def _given(self, call: Call, table: pa.Table) -> flight.FlightDataStream:
+        """Return what a writing statement gave as a stream."""
+        limited = result_limit(caller_of(call), self._engine.store.metrics, lambda: "Return fewer columns.")
+        batches = table.to_batches()
+        made = batches if limited is None else limited(iter(batches))
+        return generated(table.schema, made, self._settings.batch_bytes)
 
     def _run(self, call: Call, plan: Plan, asked: Asked, share: Share | None = None) -> flight.FlightDataStream:
         if _never_ends(plan):
@@ -314,12 +351,17 @@ class QueryService:
                 plan,
                 cuts=self._sessions.cuts(asked),
                 started=call.watch,
-                options=asked.session.options,
+                options=options_of(call, asked.session.options),
                 seat=asked.session.seat(asked.transaction),
                 share=share,
             )
-        call.hold(execution.close)
-        return stream(execution, self._settings.batch_bytes)
+        call.hold_while_read(execution.close)
+        return stream(execution, self._settings.batch_bytes, call.run, self._limited(call, plan, asked))
+
+    def _limited(self, call: Call, plan: Plan, asked: Asked) -> ResultLimit | None:
+        """Return what ends a result that is too large for its caller, None if none is."""
+        store = self._engine.store
+        return result_limit(caller_of(call), store.metrics, lambda: what_to_narrow(plan, store, asked.cuts))
 
     def _run_many(self, call: Call, prepared: Prepared, rows: Sequence[Row], first: Plan) -> flight.FlightDataStream:
         """Run the statement for one row after the other, as one result in the first one's schema."""
@@ -332,13 +374,15 @@ class QueryService:
                     plan,
                     cuts=self._sessions.cuts(asked),
                     started=call.watch,
-                    options=asked.session.options,
+                    options=options_of(call, asked.session.options),
                     seat=asked.session.seat(asked.transaction),
                 ) as execution:
                     for batch in execution.batches():
                         yield from cut_by_bytes(in_schema(batch, schema), limit)
 
-        return generated(schema, batches())
+        limited = self._limited(call, first, asked)
+        made = batches() if limited is None else limited(batches())
+        return generated(schema, made if call.run is None else counted(made, call.run))
 
     # --- cancelling and keeping
 
@@ -349,10 +393,18 @@ class QueryService:
             planned.cancel()
         return planned is not None
 
+    def cancel_statement(self, call: Call, id_: str) -> bool:
+        """End a statement by its id on the board; return whether it had not ended by itself.
+
+        Raises:
+            NotFoundError: there is none, or it is another's.
+        """
+        return self._board.cancel(caller_of(call), id_)
+
     def cancel_query(self, call: Call, query: Query) -> bool:
         """Stop a query in one round trip, also one that is still to come; return whether it has an id."""
         if query.id:
-            self._planned.keep(call.session.user, query.id, Planned(self._sessions.asked(call))).cancel()
+            self._planned.keep(call.session.user, query.id, Planned(self._sessions.asked(call)), _most(call)).cancel()
         return bool(query.id)
 
     def renew(self, call: Call, handle: bytes) -> None:
@@ -362,6 +414,11 @@ class QueryService:
             NotFoundError: there is no such ticket, or it has ended.
         """
         self._planned.get(call.session.user, handle)
+
+
+def _most(call: Call) -> int | None:
+    """Return how many statements, and how many tickets, the caller may keep."""
+    return call.session.rights.limits.prepared_max
 
 
 def _never_ends(plan: Plan) -> bool:

@@ -18,11 +18,16 @@ from tickflight_server.errors import CancelledError
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.kept import Found
 from tickflight_server.flight.open_streams import OpenStreams
+from tickflight_server.flight.running import begin, options_of, shown
 from tickflight_server.flight.sessions import Asked, Sessions
-from tickflight_server.flight.streams import generated
+from tickflight_server.flight.streams import counted, generated
+from tickflight_server.query.board import Run
 from tickflight_server.query.engine import Engine
-from tickflight_server.query.ordered import by_time
-from tickflight_server.query.selection import Choice, check
+from tickflight_server.query.limited import result_limit
+from tickflight_server.query.ordered import BY_TIME, by_time
+from tickflight_server.query.selection import Choice, check, need
+
+_NARROW = "Ask for fewer symbols, or for less time at once."
 
 
 class ReplayService:
@@ -54,11 +59,16 @@ class ReplayService:
         choice = self._choice(request, asked)
         schema = choice.schema(self._engine.store.numeric)
         stopped = threading.Event()
+        run = begin(self._engine.shared.board, call, shown("replay", choice), "replay")
+        run.reads([(choice.table.schema, choice.table.name)])
         self._streams.enter(call, stopped.set)
-        return generated(schema, self._batches(call, asked, choice, request, stopped), self._settings.batch_bytes)
+        batches = self._batches(call, run, asked, choice, request, stopped)
+        limited = result_limit(run.caller, self._engine.store.metrics, lambda: _NARROW)
+        made = batches if limited is None else limited(batches)
+        return generated(schema, counted(made, run), self._settings.batch_bytes)
 
     def _batches(
-        self, call: Call, asked: Asked, choice: Choice, request: Replay, stopped: threading.Event
+        self, call: Call, run: Run, asked: Asked, choice: Choice, request: Replay, stopped: threading.Event
     ) -> Iterator[pa.RecordBatch]:
         with call.limits():
             rows = by_time(
@@ -68,17 +78,18 @@ class ReplayService:
                 request.end_us,
                 cuts=asked.cuts,
                 started=call.watch,
-                options=asked.session.options,
+                options=options_of(call, asked.session.options),
             )
             for batch in rows:
                 if stopped.is_set():
-                    raise CancelledError("the replay was ended.", hint="The server shuts down: begin it again later.")
+                    hint = "The server shuts down: begin it again later." if run.by is None else None
+                    raise CancelledError("the replay was ended.", hint=hint)
                 self._sessions.cuts(asked)  # rows of a snapshot that has ended may be missing
                 yield batch
 
     def _choice(self, request: Replay, asked: Asked) -> Choice:
         chosen = request.selection or Selection()
-        return check(
+        choice = check(
             self._engine,
             chosen.table,
             chosen.exchanges,
@@ -87,3 +98,5 @@ class ReplayService:
             chosen.where,
             options=asked.session.options,
         )
+        need(choice.table, BY_TIME)
+        return choice

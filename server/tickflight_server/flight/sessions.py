@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 
 import structlog
 
@@ -22,10 +23,11 @@ from tickflight.wire.actions import (
 from tickflight.wire.enums import ErrorValue
 from tickflight_server.clock import Clock
 from tickflight_server.config import QuerySettings
-from tickflight_server.errors import InputError, NotFoundError, PermissionDeniedError, ServerError
-from tickflight_server.flight.auth import Call
+from tickflight_server.errors import CrowdedError, InputError, NotFoundError, PermissionDeniedError, ServerError
+from tickflight_server.flight.auth import Call, caller_of
 from tickflight_server.flight.handles import Handles
 from tickflight_server.query.engine import Engine
+from tickflight_server.query.limited import statement_limit
 from tickflight_server.query.session import SqlSession, Transaction
 from tickflight_server.store import PinBoard
 
@@ -37,6 +39,8 @@ _SWEEP_S = 1.0
 class _Kept:
     session: SqlSession
     used: float
+    user: str = ""
+    idle_s: float = inf
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Sessions:
         self._engine = engine
         self._pins = pins
         self._settings = settings
+        self._metrics = engine.store.metrics
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # longest unused first
@@ -100,7 +105,11 @@ class Sessions:
         self._swept.append(sweep)
 
     def of(self, call: Call) -> SqlSession:
-        """Return the session of ``call``, a new one if it has none."""
+        """Return the session of ``call``, a new one if it has none.
+
+        Raises:
+            CrowdedError: its user has as many with something in them as may be (``limits.sessions_max``).
+        """
         now = self._clock.monotonic()
         ended: list[SqlSession] = []
         with self._lock:
@@ -110,7 +119,9 @@ class Sessions:
                 # the first calls of a client that keeps cookies came without one
                 kept = self._kept.pop(call.peer_key, None)
             if kept is None:
-                kept = _Kept(self._engine.session(), now)
+                limits = call.session.rights.limits
+                ended += self._make_room(call.session.user, limits.sessions_max)
+                kept = _Kept(self._engine.session(), now, call.session.user, limits.session_idle_s or inf)
             kept.used = now
             self._kept[key] = kept
             self._kept.move_to_end(key)
@@ -119,6 +130,26 @@ class Sessions:
         for session in ended:
             session.close()
         return kept.session
+
+    def _make_room(self, user: str, most: int | None) -> list[SqlSession]:
+        """Take out sessions of ``user`` that hold nothing until there is room for one more; under the lock.
+
+        Raises:
+            CrowdedError: there is none.
+        """
+        if most is None:
+            return []
+        theirs = [key for key, kept in self._kept.items() if kept.user == user]
+        left = len(theirs) - most + 1
+        idle = [key for key in theirs if not self._kept[key].session.kept and not self._kept[key].session.busy]
+        if left > len(idle):
+            self._metrics.add("sessions_refused")
+            raise CrowdedError(
+                f"{len(theirs)} sessions of yours are open, which is what your roles let you have.",
+                hint="Close a connection; a session that is unused for long ends by itself.",
+                limit="limits.sessions_max",
+            )
+        return [self._kept.pop(key).session for key in idle[: max(0, left)]]
 
     def asked(self, call: Call, transaction_id: bytes | None = None) -> Asked:
         """Return what a statement of ``call`` runs in.
@@ -141,8 +172,8 @@ class Sessions:
 
     def limit(self, call: Call, asked: Asked) -> None:
         """Give ``call`` the time limit of the session that its statement runs in."""
-        timeout = asked.session.options.timeout_ms
-        call.limit_s = self._settings.statement_timeout_s if timeout is None else timeout / 1000
+        timeout_ms = asked.session.options.timeout_ms
+        call.limit_s, call.limit_name = statement_limit(caller_of(call), timeout_ms, self._settings.statement_timeout_s)
 
     def cuts(self, asked: Asked) -> Mapping[str, int] | None:
         """Return the cut to run under now: its pin may have ended since.
@@ -224,7 +255,9 @@ class Sessions:
                 if kept.session.busy:
                     kept.used = now
                 idle = now - kept.used
-                if idle > self._settings.session_idle_s or (idle > _SWEEP_S and not kept.session.kept):
+                if idle > min(self._settings.session_idle_s, kept.idle_s) or (
+                    idle > _SWEEP_S and not kept.session.kept
+                ):
                     del self._kept[key]
                     ended.append(kept.session)
         for session in ended:

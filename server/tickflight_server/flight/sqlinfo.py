@@ -216,7 +216,7 @@ SQL_INFO: Final = (
     SqlInfo(558, "SQL_MAX_STATEMENTS", "bigint_value", lambda facts: facts.statements_max),
     SqlInfo(559, "SQL_MAX_TABLE_NAME_LENGTH", "bigint_value", 0),
     SqlInfo(560, "SQL_MAX_TABLES_IN_SELECT", "bigint_value", 0),
-    SqlInfo(561, "SQL_MAX_USERNAME_LENGTH", "bigint_value", 0),
+    SqlInfo(561, "SQL_MAX_USERNAME_LENGTH", "bigint_value", 200),
     # int64: the JDBC driver insists, the text says int32. A transaction that has written reads one state of the users'
     # tables; one that has not reads the newest rows with each statement, so that no more than this is promised
     SqlInfo(562, "SQL_DEFAULT_TRANSACTION_ISOLATION", "bigint_value", int(_READ_COMMITTED)),

@@ -25,6 +25,7 @@ from tickflight_server.errors import (
     LogClosedError,
     NotFoundError,
     PermissionDeniedError,
+    ResourceExhaustedError,
     ServerError,
     StorageError,
     TimedOutError,
@@ -66,6 +67,8 @@ _TABLE: tuple[tuple[type[ServerError], type[Exception]], ...] = (
     (TransactionError, flight.FlightServerError),
     (BusyError, flight.FlightUnavailableError),
     (LogClosedError, flight.FlightUnavailableError),
+    # pyarrow cannot send RESOURCE_EXHAUSTED; drivers take that for INTERNAL, and neither is tried again
+    (ResourceExhaustedError, flight.FlightInternalError),
     (StorageError, flight.FlightInternalError),
     (ServerError, flight.FlightInternalError),
 )

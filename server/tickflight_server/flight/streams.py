@@ -7,12 +7,13 @@ take 4 MiB).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
 from pyarrow import flight
 
 from tickflight_server.flight.status import mapped_errors
+from tickflight_server.query.board import Run
 from tickflight_server.query.execution import BATCH_ROWS_MIN, Execution, cut_by_bytes, row_bytes
 from tickflight_server.schemas import STORED
 
@@ -23,6 +24,10 @@ _SHORT_TEXTS = frozenset(
     for column in table.columns
     if column.kind in ("label", "text") and column.name not in ("reason", "row", "detail")
 )
+
+
+Limited = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+"""Ends batches when there are too many."""
 
 
 def is_flat(schema: pa.Schema, batch_bytes: int) -> bool:
@@ -40,14 +45,29 @@ def _is_bounded(field: pa.Field) -> bool:
         return bool(pa.types.is_dictionary(kind) or pa.types.is_null(kind))
 
 
-def stream(execution: Execution, batch_bytes: int) -> flight.FlightDataStream:
-    """Return the execution's result as a stream of messages of about ``batch_bytes``."""
+def stream(
+    execution: Execution, batch_bytes: int, run: Run | None = None, limited: Limited | None = None
+) -> flight.FlightDataStream:
+    """Return the execution's result as a stream of messages of about ``batch_bytes``.
+
+    What passes Python is counted for ``run``; what is ``limited`` does.
+    """
     schema = execution.reader.schema
-    if is_flat(schema, batch_bytes):
-        if execution.passes_python:
-            return generated(schema, execution.batches())
+    flat = is_flat(schema, batch_bytes)
+    if run is None and flat and limited is None and not execution.passes_python:
         return flight.RecordBatchStream(execution.reader)
-    return generated(schema, (p for batch in execution.batches() for p in cut_by_bytes(batch, batch_bytes)))
+    batches = execution.batches() if limited is None else limited(execution.batches())
+    if run is not None:
+        batches = counted(batches, run)
+    return generated(schema, batches, None if flat else batch_bytes)
+
+
+def counted(batches: Iterable[pa.RecordBatch], run: Run) -> Iterator[pa.RecordBatch]:
+    """Yield ``batches``, and count them for ``run``."""
+    run.sent(0, 0)
+    for batch in batches:
+        run.sent(batch.num_rows, batch.nbytes)
+        yield batch
 
 
 def generated(

@@ -5,7 +5,9 @@ The rule of this file: a stream that waits for rows holds nothing but its thread
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import pyarrow as pa
@@ -19,27 +21,28 @@ from tickflight_server.errors import InputError
 from tickflight_server.flight.auth import Call
 from tickflight_server.flight.kept import Found
 from tickflight_server.flight.open_streams import OpenStreams
+from tickflight_server.flight.running import begin, options_of, shown
 from tickflight_server.flight.status import mapped_errors
+from tickflight_server.query.board import Run
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.selection import Choice, check
 from tickflight_server.query.session import Options
 from tickflight_server.query.tails import OnLag, Sent, Tails, Wanted
 from tickflight_server.query.tails import Tail as OpenTail
-from tickflight_server.store import Store
 
 
 class TailService:
     """Answers what is asked of tails."""
 
     def __init__(
-        self, store: Store, engine: Engine, settings: QuerySettings, clock: Clock, streams: OpenStreams
+        self, engine: Engine, writer: uuid.UUID, settings: QuerySettings, clock: Clock, streams: OpenStreams
     ) -> None:
-        self._store = store
+        self._writer = writer.bytes
         self._engine = engine
         self._settings = settings
         self._streams = streams
-        self._tails = Tails(store, engine, settings, clock)
+        self._tails = Tails(engine, settings, clock)
 
     def info(self, call: Call, request: Tail) -> Found:
         """Check a request; its ticket is the request itself."""
@@ -47,7 +50,7 @@ class TailService:
 
     def schema(self, call: Call, request: Tail) -> pa.Schema:
         """Return the schema of a tail's batches."""
-        return self._wanted(request).choice.schema(self._store.numeric)
+        return self._wanted(request).choice.schema(self._engine.store.numeric)
 
     def fetch(self, call: Call, request: Tail) -> flight.FlightDataStream:
         """Begin a tail."""
@@ -63,21 +66,26 @@ class TailService:
 
     def stream(self, call: Call, wanted: Wanted) -> flight.FlightDataStream:
         """Return a tail as a stream that ends with its call."""
-        tail = self._tails.open(wanted)
+        run = begin(self._engine.shared.board, call, shown("tail", wanted.choice), "tail")
+        tail = self._tails.open(replace(wanted, options=options_of(call, wanted.options)))
         call.hold(tail.close)
         self._streams.enter(call, tail.stop)
         call.restart(0.0)  # it is meant to run for ever
-        return flight.GeneratorStream(tail.schema, self._messages(tail))
+        run.kind, run.state = "tail", "running"
+        table = wanted.choice.table
+        run.reads([(table.schema, table.name)])
+        return flight.GeneratorStream(tail.schema, self._messages(tail, run))
 
     def close(self) -> None:
         """End all tails."""
         self._tails.close()
 
-    def _messages(self, tail: OpenTail) -> Iterator[tuple[pa.RecordBatch, bytes]]:
+    def _messages(self, tail: OpenTail, run: Run) -> Iterator[tuple[pa.RecordBatch, bytes]]:
         table, since_us = tail.wanted.choice.table.name, tail.wanted.since_us
         with mapped_errors():
             for one in tail.sent():
-                token = ResumeToken(self._store.writer.bytes, table, one.seq, since_us)
+                run.sent(one.batch.num_rows, one.batch.nbytes)
+                token = ResumeToken(self._writer, table, one.seq, since_us)
                 yield one.batch, _mark(one, token).serialize()
 
     def _wanted(self, request: Tail) -> Wanted:
@@ -107,7 +115,7 @@ class TailService:
             token = ResumeToken.parse(data)
         except WireError:
             raise InputError("the resume token cannot be read.", hint="Give one that a batch came with.") from None
-        if token.writer != self._store.writer.bytes:
+        if token.writer != self._writer:
             raise InputError("the resume token is of another server's data.", hint="Begin with since, or from now.")
         if token.table != choice.table.name:
             raise InputError(f"the resume token is of table {token.table[:100]!r}, and not of {choice.table.name}.")

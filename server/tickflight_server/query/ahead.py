@@ -61,7 +61,10 @@ class Ahead:
             if made is None:
                 lines.popleft()
             elif isinstance(made, BaseException):
-                raise made
+                try:
+                    raise made
+                finally:
+                    del made  # or the error and this frame are a circle
             else:
                 yield made
 
@@ -118,7 +121,7 @@ class _Line:
         try:
             made = next(self._source, None)
         except BaseException as error:  # it is raised where the batch is taken
-            made = error
+            made = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)  # without this frame
         with self._lock:
             self._waiting += 1
             self._ended = not isinstance(made, pa.RecordBatch)

@@ -12,28 +12,32 @@ from typing import Any
 
 from tickflight_server.errors import PermissionDeniedError, UnsupportedError
 from tickflight_server.query import travel
+from tickflight_server.query.builtins import builtins
+from tickflight_server.query.caps import check_call
+from tickflight_server.query.inventory import ALLOWED, CALLED, CALLED_FROM, classes
 from tickflight_server.query.own_functions import OwnCall, read_call
 from tickflight_server.query.travel import Travel
 from tickflight_server.query.trees import CATALOG, walk
 
-# Table functions that make rows of nothing or of their arguments, or tell about the catalog; none reads a file.
-TABLE_FUNCTIONS = frozenset(
+TABLE_FUNCTIONS = classes().names(CALLED_FROM, ALLOWED)
+FUNCTIONS = classes().names((*CALLED, *CALLED_FROM), ALLOWED)
+REFUSED_TABLES = classes().names(["view"]) - classes().names(["view"], ALLOWED)
+"""The engine's own views that are not for users."""
+_SETTINGS = frozenset(n.lower() for n in classes().names(["setting"]) - classes().names(["setting"], ALLOWED))
+_SHOWN = frozenset({"tables", "databases", "schemas", "__show_tables_expanded"})  # SHOW of what is no table's name
+# what a connection was given to see of a table: parts of it may have rows beyond a cut
+_INTERNAL = re.compile(r"__(market|system)_")
+_EXPRESSIONS = frozenset(
     {
-        *("range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree", "test_all_types"),
-        *("duckdb_columns", "duckdb_constraints", "duckdb_databases", "duckdb_functions", "duckdb_indexes"),
-        *("duckdb_keywords", "duckdb_schemas", "duckdb_sequences", "duckdb_tables", "duckdb_types", "duckdb_views"),
-        *("pragma_table_info", "pragma_version", "sql_auto_complete", "icu_calendar_names", "pg_timezone_names"),
+        *("BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "DEFAULT"),
+        *("FUNCTION", "LAMBDA", "OPERATOR", "PARAMETER", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "TYPE", "WINDOW"),
     }
 )
-# Scalar functions that tell about the machine or the server's settings, bind another text, or hold a thread.
-REFUSED_FUNCTIONS = frozenset(
+_REFERENCES = frozenset(
     {
-        *("current_setting", "getenv", "getvariable", "write_log", "query", "query_table"),
-        *("json_serialize_plan", "sleep_ms", "pg_sleep"),
+        *("BASE_TABLE", "EMPTY", "EXPRESSION_LIST", "JOIN", "PIVOT", "SHOW_REF", "SUBQUERY", "TABLE_FUNCTION"),
     }
 )
-# Views of the engine's own that show its settings, files and log.
-REFUSED_TABLES = frozenset({"pg_settings", "pragma_database_list", "duckdb_logs", "pg_prepared_statements"})
 # A WITH may also hold INSERT, UPDATE, DELETE and COPY TO, which are nodes of other types.
 _QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 # what INSERT, UPDATE and DELETE are in the tree
@@ -41,6 +45,8 @@ _ROW_NODES = frozenset({"INSERT_QUERY_NODE", "UPDATE_QUERY_NODE", "DELETE_QUERY_
 LIKE_FILES = r"[./\\:*?]"
 """What is in names that the engine may take for a file's, as an expression for re and for the engine."""
 _STAR_CHANGES = ("exclude_list", "replace_list", "rename_list", "qualified_exclude_list", "alias")
+_TOLD_WITHOUT_PATHS = frozenset({"duckdb_databases"})
+_ELSEWHERE = frozenset({"getenv"})  # of the engine's shell
 _IMPORT = "Name a table; bring rows in with ingest, or `tickflight-server import`."
 
 
@@ -82,25 +88,39 @@ def check_file(name: str) -> None:
 
 
 def check_function(name: str) -> None:
-    """Refuse a scalar function that is not for users.
+    """Refuse a function of the engine's that is not known to be harmless; it may also be a macro, or nothing.
+
+    Raises:
+        PermissionDeniedError: it is not for users.
+    """
+    lower = name.lower()
+    if lower in FUNCTIONS or (lower not in builtins().functions and lower not in _ELSEWHERE):
+        return
+    reason = classes().reason(lower, (*CALLED, *CALLED_FROM))
+    raise PermissionDeniedError(f"function {name[:100]}() is not offered here.", hint=f"It {reason}.")
+
+
+def check_internal(name: str) -> None:
+    """Refuse the name of what a connection was given to see of a table.
 
     Raises:
         PermissionDeniedError: it is one.
     """
-    if name.lower() in REFUSED_FUNCTIONS:
-        raise PermissionDeniedError(
-            f"function {name}() is not offered here.", hint="It tells about the machine, or acts on it."
-        )
+    if _INTERNAL.match(name.lower()):
+        raise PermissionDeniedError(f"{name[:100]} is the server's own.", hint="Name the table of schema market.")
 
 
 def _check(node: dict[str, Any], found: Found, macros: Collection[str], writing: bool) -> None:
     kind = node.get("type")
-    if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _QUERY_NODES:
-        _check_writing(node, kind, found, writing)
+    if "class" in node:
+        _check_expression(node, found)
+    elif isinstance(kind, str) and kind.endswith("_NODE"):
+        if kind not in _QUERY_NODES:
+            _check_writing(node, kind, found, writing)
     elif kind == "BASE_TABLE":
         _check_table(node, found)
-    elif kind == "SHOW_REF" and node.get("table_name") and node.get("show_type") != "SHOW_SPECIAL":
-        found.tables.add((str(node.get("schema_name", "")).lower(), str(node["table_name"]).strip('"').lower()))
+    elif kind == "SHOW_REF":
+        _check_show(node, found)
     elif kind == "TABLE_FUNCTION":
         own = read_call(node)
         if own is not None:
@@ -108,21 +128,64 @@ def _check(node: dict[str, Any], found: Found, macros: Collection[str], writing:
             return
         function = str(node["function"].get("function_name", "")).lower()
         found.functions.add(function)
+        _check_schema(function, str(node["function"].get("schema", "")).lower())
         if function not in TABLE_FUNCTIONS and function not in macros:
-            raise PermissionDeniedError(f"table function {function}() is not offered here.", hint=_IMPORT)
-    elif kind == "TYPE":
+            hint = _IMPORT
+            if function in builtins().functions:
+                hint = f"It {classes().reason(function, CALLED_FROM)}. {_IMPORT}"
+            raise PermissionDeniedError(f"table function {function[:100]}() is not offered here.", hint=hint)
+    elif "sample" in node and "alias" in node and kind not in _REFERENCES:
+        raise UnsupportedError(f"{kind} after FROM is not offered here.")
+
+
+def _check_schema(function: str, schema: str) -> None:
+    """Refuse the engine's function where the server has one of the same name that tells less."""
+    if function in _TOLD_WITHOUT_PATHS and schema not in ("", "market"):
+        raise PermissionDeniedError(f"{schema}.{function}() is not offered here.", hint=f"Call {function}().")
+
+
+def _check_expression(node: dict[str, Any], found: Found) -> None:
+    kind = node["class"]
+    if kind not in _EXPRESSIONS:
+        raise UnsupportedError(f"an expression of kind {kind} is not offered here.")
+    if kind == "TYPE":
         found.types.add(str(node["type_name"]).lower())
-    elif node.get("class") == "FUNCTION":
-        name = str(node.get("function_name", ""))
+    elif "function_name" in node:
+        name = str(node["function_name"])
         found.functions.add(name.lower())
         check_function(name)
+        check_call(node)
+        if node.get("export_state"):
+            raise UnsupportedError("EXPORT_STATE is not offered here.", hint="Take the aggregate's value.")
+
+
+def _check_show(node: dict[str, Any], found: Found) -> None:
+    """Let DESCRIBE, SUMMARIZE and SHOW of a table pass; what the engine takes for a setting's name does not."""
+    kind, name = node.get("show_type"), str(node.get("table_name") or "").strip('"').lower()
+    if kind == "SHOW_SPECIAL":
+        if name not in _SHOWN:
+            raise PermissionDeniedError(f"SHOW {name.upper()[:100]} is not offered here.", hint="Use SHOW TABLES.")
+        return
+    if kind == "SHOW" and name in _SETTINGS:
+        raise PermissionDeniedError(
+            f"SHOW {name}: the engine's settings are not told.", hint="A table of this name is shown by DESCRIBE."
+        )
+    if name:
+        _check_name(name)
+        found.tables.add((str(node.get("schema_name", "")).lower(), name))
+
+
+def _check_name(name: str) -> None:
+    """Refuse a table's name that is not for users."""
+    if name.lower() in REFUSED_TABLES:
+        raise PermissionDeniedError(f"table {name} is not offered here.", hint="See system.metrics and system.health.")
+    check_file(name)
+    check_internal(name)
 
 
 def _check_table(node: dict[str, Any], found: Found) -> None:
     name = str(node.get("table_name", ""))
-    if name.lower() in REFUSED_TABLES:
-        raise PermissionDeniedError(f"table {name} is not offered here.", hint="See system.metrics and system.health.")
-    check_file(name)
+    _check_name(name)
     schema = str(node.get("schema_name", "")).lower()
     if node.get("at_clause"):
         found.versions.append((node, travel.read_reference(node, CATALOG)))

@@ -24,13 +24,15 @@ from tickflight_server.query.ladder import Events, Flags, Ints, levels_of
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.sources import Sources, chosen, take_back
 from tickflight_server.query.stopping import Stops
-from tickflight_server.store import Segment, Store, TableSnapshot
+from tickflight_server.store import SeenStore, Segment, TableSnapshot
 
 DAY_US = 86_400_000_000
 _VIEW = "__books"
 _INDEX = ("seq", "timestamp", "is_snapshot")
 _LEVELS = ("bid_prices", "bid_sizes", "ask_prices", "ask_sizes")
 _EVENT = ("seq", "timestamp", "receipt_timestamp", "is_snapshot", *_LEVELS)
+BOOK_COLUMNS = frozenset({"exchange", "symbol", *_EVENT})
+"""The columns of l2_book that a book is made of."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class BookReader:
         sources: give the engine what it is to see.
     """
 
-    def __init__(self, store: Store, sources: Sources) -> None:
+    def __init__(self, store: SeenStore, sources: Sources) -> None:
         self._store = store
         self._sources = sources
         self._lock = threading.Lock()

@@ -15,7 +15,7 @@ from tickflight_server.config import MIB, QuerySettings
 from tickflight_server.errors import TooLargeError, UnsupportedError
 from tickflight_server.query.book_cache import BookCache
 from tickflight_server.query.book_days import BookDays, Look, OutdatedError
-from tickflight_server.query.book_reader import BookReader, Instrument, Sight
+from tickflight_server.query.book_reader import BOOK_COLUMNS, BookReader, Instrument, Sight
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.ladder import Book, Side
 from tickflight_server.query.own_functions import book_at_schema, books_schema
@@ -23,7 +23,7 @@ from tickflight_server.query.own_rows import Wanted
 from tickflight_server.query.sources import Sources
 from tickflight_server.query.stopping import interrupt
 from tickflight_server.schemas import TIMESTAMP, NumericType
-from tickflight_server.store import Store
+from tickflight_server.store import SeenStore, TableSnapshot
 
 _LOOKS = 4  # snapshots that a call takes while others keep what is newer; with the last it goes on
 
@@ -38,7 +38,7 @@ class Books:
         settings: limits.
     """
 
-    def __init__(self, store: Store, sources: Sources, connections: Connections, settings: QuerySettings) -> None:
+    def __init__(self, store: SeenStore, sources: Sources, connections: Connections, settings: QuerySettings) -> None:
         self._store = store
         self._connections = connections
         self._levels_max = settings.book_levels_max
@@ -116,7 +116,7 @@ class Books:
             sights = []
             for table in ("l2_book", "gaps"):
                 upto = None if wanted.cuts is None else wanted.cuts.get(table, 0)
-                sights.append(Sight(self._store.snapshot(table, upto), upto, connection, wanted.stops))
+                sights.append(Sight(self._snapshot(table, upto), upto, connection, wanted.stops))
             look = self._days.look(sights[0], what, again=again)
             if look.empty:
                 self._check_orders(wanted, what, sights[0])
@@ -124,7 +124,19 @@ class Books:
         finally:
             connection.close()
 
+    def _snapshot(self, table: str, upto: int | None) -> TableSnapshot:
+        if table == "gaps":
+            return self._store.gaps("l2_book", upto)
+        found = self._store.snapshot(table, upto)
+        if BOOK_COLUMNS.difference(column.name for column in found.table.columns):
+            raise UnsupportedError(
+                "a book cannot be made of the columns that there are of l2_book.", hint="Read l2_book itself."
+            )
+        return found
+
     def _check_orders(self, wanted: Wanted, what: Instrument, sight: Sight) -> None:
+        if "l3_book" not in self._store.tables:
+            return
         upto = None if wanted.cuts is None else wanted.cuts.get("l3_book", 0)
         orders = Sight(self._store.snapshot("l3_book", upto), upto, sight.connection, sight.stops)
         if self._reader.days(orders, what):

@@ -147,8 +147,10 @@ class _UnreadError(Exception):
     """Something is not understood."""
 
 
-def read_where(tree: dict[str, Any], taken: tuple[tuple[str, str], ...] | None) -> Where | None:
-    """Return what a query's tree says of its one stored table; None where the engine is to be asked."""
+def read_where(
+    tree: dict[str, Any], taken: tuple[tuple[str, str], ...] | None, tables: Mapping[str, TableSchema] = STORED
+) -> Where | None:
+    """Return what a query's tree says of its one table, one of ``tables``; None where the engine is to be asked."""
     node = tree.get("node", {})
     table = node.get("from_table") or {}
     if node.get("type") != "SELECT_NODE" or table.get("type") != "BASE_TABLE" or node["cte_map"]["map"]:
@@ -158,7 +160,7 @@ def read_where(tree: dict[str, Any], taken: tuple[tuple[str, str], ...] | None) 
         node.get(key) for key in ("having", "qualify", "sample")
     ):
         return None
-    stored = STORED.get(str(table["table_name"]).lower())
+    stored = tables.get(str(table["table_name"]).lower())
     schema = str(table["schema_name"]).lower()
     if stored is None or schema not in ("", stored.schema) or str(table["catalog_name"]).lower() not in ("", CATALOG):
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from queue import Empty, Full, LifoQueue
 from typing import Protocol, TypeVar
@@ -19,9 +19,11 @@ from tickflight_server.query.database import MACROS
 from tickflight_server.query.macros import AGGREGATES, MARKET_MACROS, TABLE_MACROS
 from tickflight_server.query.probe import Prober
 from tickflight_server.query.session import DEFAULTS, Options, Seat
+from tickflight_server.query.shape import Shape
 from tickflight_server.query.sources import take_back
 from tickflight_server.query.statement import Reading, StatementReader
-from tickflight_server.schemas import STORED, NumericType
+from tickflight_server.query.system import TABLES as SYSTEM_TABLES
+from tickflight_server.schemas import STORED, NumericType, TableSchema
 
 _STORED_VIEWS = tuple(Reading(table).view for table in STORED.values())
 
@@ -37,10 +39,23 @@ class Connections:
         database: what they are cursors of; closed by ``close``.
         numeric: type of the stored tables' numbers.
         sql_bytes_max: longest SQL text.
+        stored: the stored tables that there are.
+        system: the system tables that there are.
+        shape: how deep and long a SQL text may be.
     """
 
-    def __init__(self, database: duckdb.DuckDBPyConnection, numeric: NumericType, sql_bytes_max: int) -> None:
+    def __init__(
+        self,
+        database: duckdb.DuckDBPyConnection,
+        numeric: NumericType,
+        sql_bytes_max: int,
+        stored: Mapping[str, TableSchema] = STORED,
+        system: Collection[str] = SYSTEM_TABLES.keys(),
+        shape: Shape = Shape(),  # noqa: B008 - it never changes
+    ) -> None:
         self._database = database
+        self._shape = shape
+        self._stored, self._system = stored, system
         self._numeric = numeric
         self._sql_bytes_max = sql_bytes_max
         self._lock = threading.Lock()
@@ -64,11 +79,7 @@ class Connections:
 
     def connect(self, options: Options = DEFAULTS) -> duckdb.DuckDBPyConnection:
         """Return a new connection with a session's ``options``; the caller closes it."""
-        connection = self._database.cursor()
-        connection.execute(f"SET search_path = '{options.search_path}'")
-        if options.timezone != DEFAULTS.timezone:
-            connection.execute(f"SET TimeZone = '{options.timezone}'")
-        return connection
+        return looking_as(self._database.cursor(), options)
 
     def ready(self, options: Options) -> duckdb.DuckDBPyConnection:
         """Return a connection with a session's ``options``; the caller closes or keeps it.
@@ -92,12 +103,15 @@ class Connections:
                 look_as(connection, options)
                 take_back(connection, _STORED_VIEWS)
                 try:
-                    yield Prober(connection, self._numeric)
+                    yield self._prober(connection)
                 finally:
                     take_back(connection, _STORED_VIEWS)
         else:
             with self._kept_prober(options) as prober:
                 yield prober
+
+    def _prober(self, connection: duckdb.DuckDBPyConnection) -> Prober:
+        return Prober(connection, self._numeric, self._stored.values(), self._system)
 
     @contextmanager
     def _kept_prober(self, options: Options) -> Iterator[Prober]:
@@ -105,7 +119,7 @@ class Connections:
         try:
             prober = kept.get_nowait()
         except Empty:
-            prober = Prober(self.connect(options), self._numeric)
+            prober = self._prober(self.connect(options))
         try:
             yield prober
         except duckdb.Error:
@@ -123,7 +137,7 @@ class Connections:
         try:
             reader = self._readers.get_nowait()
         except Empty:
-            reader = StatementReader(self.connect(), self._sql_bytes_max, self._aggregates)
+            reader = StatementReader(self.connect(), self._sql_bytes_max, self._aggregates, self._stored, self._shape)
         reader.macros = self.macros
         try:
             yield reader
@@ -161,6 +175,14 @@ def _close_all(kept: LifoQueue[C]) -> None:
     with suppress(Empty):
         while True:
             kept.get_nowait().close()
+
+
+def looking_as(connection: duckdb.DuckDBPyConnection, options: Options) -> duckdb.DuckDBPyConnection:
+    """Return a new connection, with a session's ``options``."""
+    connection.execute(f"SET search_path = '{options.search_path}'")
+    if options.timezone != DEFAULTS.timezone:
+        connection.execute(f"SET TimeZone = '{options.timezone}'")
+    return connection
 
 
 def look_as(connection: duckdb.DuckDBPyConnection, options: Options) -> None:

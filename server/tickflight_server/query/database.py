@@ -19,15 +19,19 @@ import pyarrow as pa
 import structlog
 
 from tickflight_server.config import QuerySettings
+from tickflight_server.files import close_to_others
 from tickflight_server.paths import Layout
+from tickflight_server.query import caps
+from tickflight_server.query.allocator import give_back_from_now_on
 from tickflight_server.query.binding import stream
 from tickflight_server.query.macros import MARKET_MACROS
+from tickflight_server.query.slices import with_long_turns
 from tickflight_server.query.statement import Parameters, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
+from tickflight_server.query.system import system_tables
 from tickflight_server.query.trees import CATALOG
 from tickflight_server.query.values import engine_value
-from tickflight_server.schemas import STORED
-from tickflight_server.store import Store
+from tickflight_server.store import SeenStore
 
 LOG = structlog.get_logger(__name__)
 MACROS = {
@@ -40,23 +44,32 @@ MACROS = {
     "get_current_time": "TIMESTAMP::TIME",
     "current_localtime": "TIMESTAMP::TIME",
 }
+# what the engine tells of the machine is told without; calls of the engine's own are refused (allowed.py)
+TABLE_MACROS = {"duckdb_databases": "SELECT * REPLACE (NULL::VARCHAR AS path) FROM system.main.duckdb_databases()"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
 def make_database(
-    store: Store, settings: QuerySettings, prefix: str, file: Path | None = None
+    store: SeenStore, settings: QuerySettings, prefix: str, file: Path | None = None, spill: str = ""
 ) -> duckdb.DuckDBPyConnection:
     """Return a database with the views, and the users' tables of ``file``, locked against everything but the data.
+
+    It spills into a folder of its own, ``spill`` below that of all of them, which one without a name empties.
 
     A file that cannot be read is set aside, and told: market data is served all the same.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "asof_loop_join_threshold": "0",
         "memory_limit": f"{settings.memory_mb}MiB",
+        # nothing is fetched, loaded or kept for a statement's sake
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "allow_persistent_secrets": False,
     }
     if settings.threads:
         config["threads"] = str(settings.threads)
-    database = duckdb.connect(":memory:", config=config)
+    database = with_long_turns(lambda: duckdb.connect(":memory:", config=config))
     run = database.execute
     made = file is None or not file.exists()
     _attach(run, file, store)
@@ -64,7 +77,7 @@ def make_database(
     run("DETACH memory")
     run("SET GLOBAL TimeZone = 'UTC'")
     run("SET GLOBAL python_enable_replacements = false")
-    views = _make_views(database, store)
+    views = _make_views(database, store, settings)
     if not made:
         _drop_left(run, views)
     run("COMMIT")
@@ -75,15 +88,16 @@ def make_database(
     places = (f"{prefix}{f}" if isinstance(f, str) else str(f) for f in readable)
     folders = ", ".join("'{}/'".format(place.replace("'", "''")) for place in places)
     run(f"SET GLOBAL allowed_directories = [{folders}]")
-    _allow_spilling(run, layout, settings.spill_mb)
+    _allow_spilling(run, layout.spill / spill, settings.spill_mb)
     run("SET GLOBAL enable_external_access = false")
     # what the server itself sets for a session
     run("SET GLOBAL allowed_configs = ['search_path', 'schema', 'TimeZone']")
     run("SET GLOBAL lock_configuration = true")
+    give_back_from_now_on()
     return database
 
 
-def _attach(run: Callable[[str], object], file: Path | None, store: Store) -> None:
+def _attach(run: Callable[[str], object], file: Path | None, store: SeenStore) -> None:
     """Attach the users' database; set one aside that cannot be read."""
     if file is None:
         run(f"ATTACH ':memory:' AS {CATALOG}")
@@ -91,6 +105,7 @@ def _attach(run: Callable[[str], object], file: Path | None, store: Store) -> No
     attach = "ATTACH '{}' AS {}".format(str(file).replace("'", "''"), CATALOG)
     try:
         run(attach)
+        close_to_others(file)  # the engine makes it as the umask says
         store.health.ok("workspace")
         return
     except duckdb.Error as error:
@@ -100,6 +115,7 @@ def _attach(run: Callable[[str], object], file: Path | None, store: Store) -> No
         if path.exists():
             path.rename(aside.with_name(aside.name + path.name.removeprefix(file.name)))
     run(attach)
+    close_to_others(file)
     LOG.error("workspace.set_aside", error=text, kept_as=aside.name)
     store.health.report(
         "workspace",
@@ -109,7 +125,7 @@ def _attach(run: Callable[[str], object], file: Path | None, store: Store) -> No
     )
 
 
-def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> set[tuple[str, str]]:
+def _make_views(database: duckdb.DuckDBPyConnection, store: SeenStore, settings: QuerySettings) -> set[tuple[str, str]]:
     """Make the server's own schemas anew, in a transaction that is still open; return the views' names."""
     run = database.execute
     run("BEGIN TRANSACTION")
@@ -117,8 +133,12 @@ def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> set[tuple[
         run(f'CREATE SCHEMA IF NOT EXISTS {CATALOG}."{schema}"')
     for name, kind in MACROS.items():
         run(f"CREATE OR REPLACE MACRO {CATALOG}.market.{name}() AS getvariable('__now')::{kind}")
-    tables = [(t.schema, t.name, t.arrow(store.numeric)) for t in STORED.values()]
-    tables += [("system", name, schema) for name, (schema, _, _) in SYSTEM_TABLES.items()]
+    for create in caps.macros(settings):
+        run(create)
+    for name, query in TABLE_MACROS.items():
+        run(f"CREATE OR REPLACE MACRO {CATALOG}.market.{name}() AS TABLE {query}")
+    tables = [(t.schema, t.name, t.arrow(store.numeric)) for t in store.schemas.values()]
+    tables += [("system", name, SYSTEM_TABLES[name][0]) for name in system_tables(store.sight)]
     for schema, name, arrow in tables:
         database.register(view_name(schema, name), arrow.empty_table())
         # named in full, or a macro's parameter of the same name is in the way
@@ -127,13 +147,14 @@ def _make_views(database: duckdb.DuckDBPyConnection, store: Store) -> set[tuple[
         run(f"CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM temp.main.{view_name(schema, name)} AS v")
     # they are bound when they are called, by the views' names
     for macro in MARKET_MACROS.values():
-        run(macro.create)
+        if store.schemas.keys() >= set(macro.reads):
+            run(macro.create)
     return {(schema, name) for schema, name, _ in tables}
 
 
 def _drop_left(run: Callable[[str], Any], views: Set[tuple[str, str]]) -> None:
     """Drop what an older version of the server made in its schemas and this one does not."""
-    known_macros = MACROS.keys() | MARKET_MACROS.keys()
+    known_macros = MACROS.keys() | caps.CAPPED.keys() | TABLE_MACROS.keys() | MARKET_MACROS.keys()
     left = run(
         f"""SELECT schema_name, view_name FROM duckdb_views()
         WHERE database_name = '{CATALOG}' AND schema_name IN ('market', 'system')"""
@@ -151,12 +172,13 @@ def _drop_left(run: Callable[[str], Any], views: Set[tuple[str, str]]) -> None:
             run(f'DROP MACRO{table} {CATALOG}.market."{name}"')
 
 
-def _allow_spilling(run: Callable[[str], object], layout: Layout, spill_mb: int) -> None:
-    """Let queries put up to ``spill_mb`` aside in the data folder, or nothing; what a crash left there goes."""
-    shutil.rmtree(layout.spill, ignore_errors=True)
-    folder = str(layout.spill).replace("'", "''") if spill_mb else ""
+def _allow_spilling(run: Callable[[str], object], place: Path, spill_mb: int) -> None:
+    """Let queries put up to ``spill_mb`` aside in ``place``, or nothing; what was left there goes."""
+    shutil.rmtree(place, ignore_errors=True)
+    folder = str(place).replace("'", "''") if spill_mb else ""
     run(f"SET GLOBAL temp_directory = '{folder}'")
     if spill_mb:
+        place.parent.mkdir(0o700, exist_ok=True)
         run(f"SET GLOBAL max_temp_directory_size = '{spill_mb}MiB'")
 
 

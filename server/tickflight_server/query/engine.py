@@ -6,8 +6,6 @@ hold a matching row are opened. Both runs see the same ``now()``.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
@@ -18,36 +16,44 @@ import pyarrow as pa
 
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import MIB, QuerySettings
-from tickflight_server.errors import BusyError, ServerError, TooLargeError
+from tickflight_server.errors import ServerError, TooLargeError
+from tickflight_server.identity.rights import ALL, Sight
 from tickflight_server.query.books import Books
+from tickflight_server.query.cells import Cells
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.database import make_database, run
 from tickflight_server.query.execution import Execution, batch_rows_for
-from tickflight_server.query.failures import translate
+from tickflight_server.query.failures import of_the_role, translate
 from tickflight_server.query.matching import MatchingScan
+from tickflight_server.query.narrowing import with_narrowing
 from tickflight_server.query.opening import Cuts, Opening
-from tickflight_server.query.own_rows import OwnRows, refuse_streams
+from tickflight_server.query.own_rows import OwnRows, cancelling, refuse_streams
 from tickflight_server.query.parameter_types import result_schema
 from tickflight_server.query.plain import PlainScan, PlainScans, with_dictionaries
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.planning import Planner, Started
 from tickflight_server.query.session import DEFAULTS, Options, Seat, SqlSession
+from tickflight_server.query.shape import Shape
+from tickflight_server.query.shared import Shared
 from tickflight_server.query.shares import Share, split
 from tickflight_server.query.sources import Sources, take_back
 from tickflight_server.query.statement import READING, NoQueryError, Parameters, Statement
 from tickflight_server.query.stopping import Stopper, Stops
-from tickflight_server.query.system import FeedBoard
+from tickflight_server.query.system import FeedBoard, system_tables
 from tickflight_server.query.texts import Texts, is_small, leaves_nothing
-from tickflight_server.query.turns import Turns
 from tickflight_server.query.workspace import Workspace
 from tickflight_server.query.writing import Writing
-from tickflight_server.store import Store
+from tickflight_server.schemas import STORED
+from tickflight_server.store import SeenStore, Store
 from tickflight_server.store.access import OpenParts
 
 _FIRST_QUERIES = (
     "SELECT * FROM market.trades WHERE symbol = '' AND timestamp > now() - INTERVAL 1 SECOND",
     "SELECT symbol, max(price) FROM market.trades WHERE seq < 0 OR symbol = '' GROUP BY symbol ORDER BY symbol LIMIT 1",
 )
+
+
+_SMALL = ("SELECT 1",)
 
 
 class Engine:
@@ -58,6 +64,9 @@ class Engine:
         settings: limits.
         feeds: reports of feed processes, for ``system.feeds``.
         workspace: the file of the users' own tables; without one they end with the engine.
+        sight: what there is of the store to those who ask.
+        shared: what it has in common with other engines.
+        spill: the folder, of its own, for what is put aside when memory is short.
     """
 
     def __init__(
@@ -67,28 +76,42 @@ class Engine:
         feeds: FeedBoard | None = None,
         clock: Clock | None = None,
         workspace: Path | None = None,
+        *,
+        sight: Sight = ALL,
+        shared: Shared | None = None,
+        spill: str = "",
     ) -> None:
-        self.store = self._store = store
+        self.store = self._store = seen = SeenStore(store, sight, clock, kept_bytes=settings.narrowed_mb * MIB)
+        self._is_main = shared is None
+        self.shared = shared or Shared(settings, store.metrics, clock)
         self.settings = self._settings = settings
         self.clock = clock or SystemClock()
         self.feeds = feeds or FeedBoard(self.clock)
         # a server works in its data folder, so that an error of the engine in the middle of a stream, which nobody
         # can reword, has no path of the machine in it
         folder = "" if Path.cwd() == store.root else f"{store.root}/"
-        sources = Sources(store, folder)
-        database = make_database(store, settings, folder, workspace)
-        threads = settings.threads or os.cpu_count() or 1
-        self._turns = Turns(threads, lambda: store.metrics.read().get("rows_appended", 0.0))
-        self._plain = PlainScans(store, threads)
-        self._places = threading.BoundedSemaphore(settings.concurrent_max)
-        self.connections = Connections(database, store.numeric, settings.sql_bytes_max)
-        books = Books(store, sources, self.connections, settings)
-        self.own_rows = OwnRows(store.numeric, {"book_at": books.book_at, "books": books.books})
-        self.opening = Opening(store, sources, self.feeds, self.own_rows)
+        sources = Sources(seen, folder)
+        database = make_database(seen, settings, folder, workspace, spill)
+        self._turns = self.shared.turns
+        self._plain = PlainScans(seen, self.shared.ahead)
+        shape = Shape(settings.nesting_max, settings.with_nesting_max, settings.clauses_max, settings.chain_max)
+        self.connections = Connections(
+            database, seen.numeric, settings.sql_bytes_max, seen.schemas, system_tables(sight), shape
+        )
+        books = Books(seen, sources, self.connections, settings)
+        providers = {"book_at": books.book_at, "books": books.books, "cancel_query": cancelling(self.shared.board)}
+        self.own_rows = OwnRows(seen.numeric, providers, seen.schemas)
+        self.opening = Opening(seen, sources, self.feeds, self.own_rows, self.shared.board)
         self.workspace = Workspace(self.connections, self.opening.give_empty)
         self._texts = Texts(self.connections, self.workspace)
         self._planner = Planner(
-            store, self.connections, self.own_rows, self.workspace, self._turns, self.clock, settings, self.translate
+            seen, self.connections, self.own_rows, self.workspace, self._turns, self.clock, settings, self.translate
+        )
+
+        self._cells = Cells(
+            lambda limits, name: make_database(seen, limits, folder, spill=f"{spill}{name}"),
+            settings,
+            self._planner.is_ours,
         )
 
     @property
@@ -102,7 +125,9 @@ class Engine:
 
     def close(self) -> None:
         """Let the engine go."""
-        self._plain.close()
+        if self._is_main:
+            self.shared.close()
+        self._cells.close()
         self.connections.close()
 
     def parameter_names(self, sql: str) -> tuple[str, ...]:
@@ -171,7 +196,8 @@ class Engine:
 
     def warm_up(self) -> None:
         """Plan and run a query that finds nothing: the first one of a process takes four times as long as the next."""
-        for sql in _FIRST_QUERIES:
+        whole = self.store.schemas.get("trades") == STORED["trades"]
+        for sql in _FIRST_QUERIES if whole else _SMALL:
             with self.execute(self.plan(sql)) as execution:
                 execution.reader.read_all()
 
@@ -195,7 +221,7 @@ class Engine:
         returns; else the first batch is. That may take long: ``started`` is given what cancels it before.
 
         Raises:
-            BusyError: no place among the running queries came free in time.
+            CrowdedError: no place among the running queries came free in time, or too many wait for one.
             NotFoundError: a version that it asks for is gone.
             StorageError: a part is missing or damaged.
             TooLargeError: the result on a seat is above ``query.session_result_mb``.
@@ -204,25 +230,33 @@ class Engine:
         rows = batch_rows or batch_rows_for(plan.schema, self._settings.batch_bytes)
         held = ExitStack()
         try:
-            self.enter(held)
+            self.shared.enter(held, options, started)
             if seat is not None:
-                return self._execute_on(seat, plan, cuts, rows, started, held)
-            if leaves_nothing(plan.statement):
+                return self._execute_on(seat, plan, cuts, rows, started, options, held)
+            limited = self._cells.are_for(plan.statement, options)
+            if leaves_nothing(plan.statement) and not limited:
                 # somebody may still hold the result that was before on it
                 with suppress(duckdb.ResourceInUseException):
                     return self._start(self.connections.ready(options), plan, cuts, rows, started, options, held)
-            with self._turns.one() if plan.exact else nullcontext():
+            with self._turns.one(user=options.caller.user) if plan.exact else nullcontext():
                 scan = self._plain.open(plan, cuts, rows, held, share)
             if scan is not None and not scan.evolved:
-                return self._execute_scan(scan, started, held)
+                return self._execute_scan(scan, started, options, held)
             assert not isinstance(scan, MatchingScan)
-            connection = self.connections.connect(options)
+            connection = self._cells.connect(options, held) if limited else self.connections.connect(options)
             return self._start(connection, plan, cuts, rows, started, options, held, share, scan)
         except BaseException as error:
             held.close()
             if isinstance(error, Exception):
-                raise self.translate(error, plan.statement) from None
+                raise self._told(error, plan, cuts, options) from None
             raise
+
+    def _told(self, error: Exception, plan: Plan, cuts: Cuts | None, options: Options) -> ServerError:
+        """Return the error to raise; a name for it in the frame that raises it would be a circle."""
+        told = self.translate(error, plan.statement)
+        if self._cells.are_for(plan.statement, options):
+            told = of_the_role(told)
+        return with_narrowing(told, plan, self._store, cuts)
 
     def _start(
         self,
@@ -247,8 +281,8 @@ class Engine:
             stops = Stops(stopper)
             if started is not None:
                 started(stops)
-            with self._turns.one(small=is_small(plan.statement)):
-                opened = self.opening.give(connection, plan, cuts, held, stops, share, scan, unsure)
+            with self._turns.one(small=is_small(plan.statement), user=options.caller.user, stops=stops):
+                opened = self.opening.give(connection, plan, cuts, held, stops, options, share, scan, unsure)
                 for parts in unsure:
                     stops.add(parts.cancel)
                 try:
@@ -267,10 +301,12 @@ class Engine:
         execution.opened = opened
         return execution
 
-    def _execute_scan(self, scan: PlainScan | MatchingScan, started: Started | None, held: ExitStack) -> Execution:
+    def _execute_scan(
+        self, scan: PlainScan | MatchingScan, started: Started | None, options: Options, held: ExitStack
+    ) -> Execution:
         if started is not None:
             started(scan.stop)
-        self.opening.count({scan.table: scan.opened})
+        self.opening.count({scan.table: scan.opened}, options)
         execution = Execution(scan.reader, held, self.translate, stop=scan.stop, passes_python=scan.passes_python)
         execution.opened = {scan.table: scan.opened}
         return execution
@@ -278,23 +314,10 @@ class Engine:
     def _let_go(self, plan: Plan, options: Options, stopper: Stopper, connection: duckdb.DuckDBPyConnection) -> None:
         """Keep a connection for the next query, or close it if the one that it ran may have left something on it."""
         stopper.end()
-        if leaves_nothing(plan.statement):
+        if leaves_nothing(plan.statement) and not self._cells.are_for(plan.statement, options):
             self.connections.keep(connection, options)
         else:
             connection.close()
-
-    def enter(self, held: ExitStack) -> None:
-        """Take a place among the running statements until ``held`` is closed."""
-        if not self._places.acquire(timeout=self._settings.queue_timeout_s):
-            raise BusyError(
-                f"{self._settings.concurrent_max} queries run already (query.concurrent_max).", hint="Try again later."
-            )
-        self._store.metrics.add("queries")
-        held.callback(self._leave)
-
-    def _leave(self) -> None:
-        self._store.metrics.add("queries_ended")
-        self._places.release()
 
     def _execute_on(
         self,
@@ -303,6 +326,7 @@ class Engine:
         cuts: Cuts | None,
         rows: int,
         started: Started | None,
+        options: Options,
         held: ExitStack,
     ) -> Execution:
         """Run a query on a session's connection, and fetch all of its result."""
@@ -316,7 +340,7 @@ class Engine:
             stops = Stops(sources.enter_context(Stopper(connection)))
             if started is not None:
                 started(stops)
-            opened = self.opening.give(connection, plan, cuts, sources, stops)
+            opened = self.opening.give(connection, plan, cuts, sources, stops, options)
             reader = _stream(connection, plan, rows)
             batches, size = [], 0
             for batch in reader:
@@ -343,7 +367,7 @@ class Engine:
         if not plan.statement.rowwise or len(readings) != 1 or readings[0].travel is not None:
             return []
         (reading,) = readings
-        upto = None if cuts is None else cuts.get(reading.table.name, 0)
+        upto = reading.upto(cuts)
         whole = self._store.snapshot(reading.table.name, upto)
         return split(whole, plan.filters.get(reading.key), upto, self._settings)
 

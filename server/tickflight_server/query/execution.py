@@ -36,7 +36,7 @@ class Execution:
         """Whether ``reader`` takes Python's lock for each batch, and so may raise what is no error of Arrow's."""
         self._connection = connection  # None: the engine has no part in what is still to come
         self._let_go = let_go or duckdb.DuckDBPyConnection.close
-        self._stop = stop or (lambda: interrupt(self._connection))
+        self._stop = stop
         self._held = held
         self._translate = translate
         self.reader = reader
@@ -62,7 +62,10 @@ class Execution:
 
     def cancel(self) -> None:
         """Stop the engine's work on this query; a thread that reads it gets an error."""
-        self._stop()
+        if self._stop is not None:
+            self._stop()
+        else:
+            interrupt(self._connection)
 
     def close(self) -> None:
         """Free the query's place and memory; a second call does nothing.
@@ -71,7 +74,7 @@ class Execution:
         """
         if self._closed.acquire(blocking=False):
             del self.reader
-            self._stop()
+            self.cancel()
             connection, self._connection = self._connection, None
             if connection is not None:
                 with suppress(duckdb.Error):  # the engine refuses to close a connection on which a thread reads

@@ -14,15 +14,21 @@ import pyarrow as pa
 
 from tickflight_server.errors import (
     CancelledError,
-    InputError,
+    ResourceExhaustedError,
     ServerError,
     StatementError,
     StorageError,
     TransactionError,
     UnsupportedError,
 )
+from tickflight_server.query.caps import LIMIT, REFUSED
 
-MEMORY_HINT = "Narrow the query by symbol and timestamp, or raise query.memory_mb."
+_MEMORY_HINT = "Narrow the query by symbol and timestamp."
+# what the engine says of its limits → the configuration's name; the first that is found counts
+_LIMITS = (("max_temp_directory_size", "query.spill_mb"), ("", "query.memory_mb"))
+_OF_THE_ROLE = {"query.spill_mb": "limits.spill_mb", "query.memory_mb": "limits.memory_mb"}
+MEMORY_LIMITS = frozenset(_OF_THE_ROLE) | frozenset(_OF_THE_ROLE.values())
+"""The engine's limits, of which the text of a ``ResourceExhaustedError`` is the engine's own."""
 
 # first match counts; DuckDB's classes derive from each other
 _TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = (
@@ -39,7 +45,7 @@ _TABLE: tuple[tuple[type[BaseException], type[ServerError], str | None], ...] = 
     (duckdb.TypeMismatchException, StatementError, None),
     (duckdb.NotImplementedException, UnsupportedError, None),
     (duckdb.PermissionException, UnsupportedError, None),
-    (duckdb.OutOfMemoryException, InputError, MEMORY_HINT),
+    (duckdb.OutOfMemoryException, ResourceExhaustedError, _MEMORY_HINT),
     (duckdb.IOException, StorageError, None),
     (duckdb.InvalidInputException, StatementError, None),
     (duckdb.Error, StatementError, None),
@@ -73,8 +79,22 @@ def translate(error: BaseException, root: Path) -> ServerError:
     kind = type(error)
     if isinstance(error, OSError | pa.ArrowException) and (match := _KIND.match(text)):
         kind, text = _KINDS[match[1]], text[match.start(1) :]
+    if REFUSED in text:
+        told = text.partition(REFUSED)[2].partition(" MB.")[0] + " MB."
+        return ResourceExhaustedError(told, hint="Give it a smaller number; FROM range() makes rows.", limit=LIMIT)
     for theirs, ours, hint in _TABLE:
         if issubclass(kind, theirs):
             # more lines are advice on settings that nobody can reach from here, or the engine's stack with its paths
-            return ours(text.splitlines()[0] if theirs in _FIRST_LINE else text, hint=hint)
+            told = text.splitlines()[0] if theirs in _FIRST_LINE and text else text
+            if ours is ResourceExhaustedError:
+                limit = next(name for word, name in _LIMITS if word in text)
+                return ResourceExhaustedError(told, hint=hint, limit=limit)
+            return ours(told, hint=hint)
     return ServerError(f"the query failed inside the server: {type(error).__name__}.", hint="See the server's log.")
+
+
+def of_the_role(error: ServerError) -> ServerError:
+    """Return ``error``, and for one of the engine's memory one that names the limit of the caller's roles."""
+    if not isinstance(error, ResourceExhaustedError) or error.limit not in _OF_THE_ROLE:
+        return error
+    return ResourceExhaustedError(error.message.partition(": ")[2], hint=error.hint, limit=_OF_THE_ROLE[error.limit])

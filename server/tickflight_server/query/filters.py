@@ -96,6 +96,15 @@ _COMPARISONS = {
 _LINE = re.compile(r"^(call|end|field_ref|nested_field_ref|literal|options): '(.*)'$")
 
 
+def conjuncts(node: Filter) -> Iterator[Filter]:
+    """Yield conditions all of which ``node`` asks for."""
+    if isinstance(node, And):
+        yield from conjuncts(node.left)
+        yield from conjuncts(node.right)
+    else:
+        yield node
+
+
 def columns_of(expression: pc.Expression) -> frozenset[str] | None:
     """Return the columns that a pyarrow expression names, None if that is not known."""
     try:

@@ -27,11 +27,19 @@ Refine = Callable[[pa.Table], pa.Table]
 """Gives those of some rows of a table that a query lets through, as it wants them, in their order."""
 
 
+Permitted = Callable[[Segment, pa.RecordBatch], pa.RecordBatch]
+
+
+def _whole(_: Segment, rows: pa.RecordBatch) -> pa.RecordBatch:
+    return rows
+
+
 @dataclass(frozen=True)
 class Sieve:
     """Which rows and columns are wanted.
 
-    Without ``refine``, the ``columns``, labels as plain text. ``schema`` is that of what comes out.
+    Without ``refine``, the ``columns``, labels as plain text. ``schema`` is that of what comes out. ``permitted`` gives
+    those of some rows of a segment that may be seen, in the columns that may.
     """
 
     schema: pa.Schema
@@ -39,6 +47,7 @@ class Sieve:
     symbols: frozenset[str] = frozenset()
     since_us: int | None = None
     refine: Refine | None = None
+    permitted: Permitted = _whole
 
     def __call__(self, rows: Sequence[tuple[Segment, pa.RecordBatch]]) -> pa.RecordBatch:
         """Return what is wanted of slices of segments, as one batch."""
@@ -62,7 +71,7 @@ class Sieve:
             batch = batch.filter(_is_one_of(batch.column(column), wanted))
         if self.since_us is not None and segment.min_us < self.since_us:
             batch = batch.filter(pc.greater_equal(batch.column("timestamp"), pa.scalar(self.since_us, TIMESTAMP)))
-        return batch
+        return self.permitted(segment, batch) if batch.num_rows else batch
 
 
 def _is_one_of(labels: pa.DictionaryArray, wanted: frozenset[str]) -> pa.Array:

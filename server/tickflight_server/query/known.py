@@ -79,7 +79,7 @@ class KnownPlans:
     def keep(self, plan: Plan, version: int, options: Options) -> None:
         """Keep what the engine told of a statement, when what users had made was ``version``."""
         statement = plan.statement
-        key = _key(statement, plan.parameters, options) if self._is_ours(statement, options) else None
+        key = _key(statement, plan.parameters, options) if self.is_ours(statement, options) else None
         if key is None:
             return
         if _understood(statement, options):
@@ -97,11 +97,11 @@ class KnownPlans:
 
     def keep_parameters(self, statement: Statement, schema: pa.Schema, version: int, options: Options) -> None:
         """Keep what the engine told of a statement's parameters; ``version`` as in ``keep``."""
-        key = _key(statement, (), options) if self._is_ours(statement, options) else None
+        key = _key(statement, (), options) if self.is_ours(statement, options) else None
         if key is not None:
             self._parameters.put(key, version, schema)
 
-    def _is_ours(self, statement: Statement, options: Options) -> bool:
+    def is_ours(self, statement: Statement, options: Options) -> bool:
         """Return whether a statement names nothing that users have made, or may have."""
         ours = statement.types <= builtins().types and _of_ours(statement, options)
         return ours and not self._names(statement)

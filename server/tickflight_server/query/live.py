@@ -37,7 +37,6 @@ from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.trees import walk
 from tickflight_server.query.writing import Writing
 from tickflight_server.schemas import STORED
-from tickflight_server.store import Store
 
 Mode = Literal["incremental", "asked again"]
 _TOUCHED_MAX = 100_000  # buckets that new rows fall into; with more, all are asked for
@@ -79,7 +78,6 @@ class LiveQuery:
 
     Args:
         engine: runs it.
-        store: whose rows it follows.
         clock: tells when an update is made.
         stability: what may change without new rows.
         sql: one query.
@@ -96,7 +94,6 @@ class LiveQuery:
     def __init__(
         self,
         engine: Engine,
-        store: Store,
         clock: Clock,
         stability: Stability,
         sql: str,
@@ -107,7 +104,7 @@ class LiveQuery:
         started: Started,
     ) -> None:
         self._engine = engine
-        self._store = store
+        self._store = engine.store
         self._clock = clock
         self._options = options
         self._result_mb = result_mb
@@ -125,18 +122,26 @@ class LiveQuery:
         self._reads = [r.table.name for r in statement.readings() if r.travel is None]
         with engine.connections.reader() as reader:
             tree = reader.parse(statement.sql, statement.sql)
-        self.volatile = not self._is_stored(tree) or stability.unstable(tree) is not None
+        moves = self._store.moves(self._reads)
+        self.volatile = moves or not self._is_stored(tree) or stability.unstable(tree) is not None
         self._kept: pa.Table | None = None
         self._cuts: Mapping[str, int] | None = None
         self.mode: Mode = "asked again"
         self.reason = ""
         self._buckets: Buckets | None = None
         try:
+            if moves:
+                raise NotKeptError("how far back it may look moves on")
             self._keep_by_buckets(plan.schema, stability)
         except NotKeptError as error:
             self.reason = str(error)
 
     # --- how it is kept
+
+    @property
+    def statement(self) -> Statement:
+        """The query."""
+        return self._statement
 
     def _is_stored(self, tree: Any) -> bool:
         """Return whether it reads stored tables alone, and at least one."""

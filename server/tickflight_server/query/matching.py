@@ -15,7 +15,7 @@ import pyarrow as pa
 from tickflight_server.errors import CancelledError
 from tickflight_server.query.filters import Compare, Filter, In
 from tickflight_server.query.sieve import conditions, places
-from tickflight_server.query.sources import Opened, hold
+from tickflight_server.query.sources import hold, opened_of
 from tickflight_server.store import Segment, TableSnapshot
 from tickflight_server.store.part_reader import as_type
 from tickflight_server.store.ring import cut
@@ -48,7 +48,7 @@ class MatchingScan:
     ) -> None:
         hold(snapshot, held)
         self.table = snapshot.table.name
-        self.opened = Opened((), tuple(s.first_seq for s in segments))
+        self.opened = opened_of(segments)
         self._segments = segments
         self._where: list[Compare | In] = list(conditions(where))
         if upto is not None:
@@ -64,6 +64,11 @@ class MatchingScan:
             self.reader = pa.RecordBatchReader.from_batches(schema, chain(first, batches))
         else:
             self.reader = pa.Table.from_batches(first, schema).combine_chunks().to_reader()
+        held.callback(self._let_go)
+
+    def _let_go(self) -> None:
+        # the reader holds what makes batches, which holds this: over C++, where no collector sees the circle
+        del self.reader
 
     def stop(self) -> None:
         """Let whoever reads get an error in place of the next batch."""

@@ -11,20 +11,21 @@ from contextlib import ExitStack
 import duckdb
 import pyarrow as pa
 
+from tickflight_server.query.board import Board
 from tickflight_server.query.database import set_now
 from tickflight_server.query.own_rows import OwnRows, Wanted
 from tickflight_server.query.plain import PlainScan
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.probe import Filters
+from tickflight_server.query.session import DEFAULTS, Options
 from tickflight_server.query.shares import Share
 from tickflight_server.query.sources import Opened, Sources, take_back
 from tickflight_server.query.statement import Reading, Statement, view_name
 from tickflight_server.query.stopping import Stops
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
-from tickflight_server.query.system import FeedBoard, SystemSource, make_table
+from tickflight_server.query.system import FeedBoard, SystemSource, make_table, system_tables
 from tickflight_server.query.writing import Writing
-from tickflight_server.schemas import STORED
-from tickflight_server.store import Store, TableSnapshot
+from tickflight_server.store import SeenStore, TableSnapshot
 from tickflight_server.store.access import OpenParts
 
 Cuts = Mapping[str, int]
@@ -34,17 +35,20 @@ Cuts = Mapping[str, int]
 class Opening:
     """Gives connections the tables of a store, the system's, and the rows of own table functions."""
 
-    def __init__(self, store: Store, sources: Sources, feeds: FeedBoard, own_rows: OwnRows) -> None:
+    def __init__(self, store: SeenStore, sources: Sources, feeds: FeedBoard, own_rows: OwnRows, board: Board) -> None:
         self._store = store
         self._sources = sources
         self._feeds = feeds
         self._own_rows = own_rows
+        self._board = board
+        self._system = system_tables(store.sight)
 
     def tables(self) -> Iterator[tuple[str, str, str, pa.Schema]]:
         """Yield schema, name, comment and Arrow schema of every table of the server's own."""
-        for name, table in STORED.items():
+        for name, table in self._store.schemas.items():
             yield table.schema, name, table.comment, table.arrow(self._store.numeric)
-        for name, (schema, _, comment) in SYSTEM_TABLES.items():
+        for name in self._system:
+            schema, _, comment = SYSTEM_TABLES[name]
             yield "system", name, comment, schema
 
     def give(
@@ -54,6 +58,7 @@ class Opening:
         cuts: Cuts | None,
         held: ExitStack,
         stops: Stops,
+        options: Options = DEFAULTS,
         share: Share | None = None,
         scan: PlainScan | None = None,
         unsure: list[OpenParts] | None = None,
@@ -68,7 +73,7 @@ class Opening:
         """
         opened = {}
         for reading in plan.statement.readings():
-            upto = _upto(cuts, reading)
+            upto = reading.upto(cuts)
             if scan is not None:
                 snapshot, ready = scan.snapshot, scan.ready
             else:
@@ -77,16 +82,16 @@ class Opening:
             opened[reading.key] = self._sources.give(
                 connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held, ready, unsure
             )
-        self._give_system(connection, plan.statement)
+        self._give_system(connection, plan.statement, options)
         if plan.statement.asks_now:
             set_now(connection, plan.now_us)
         self._own_rows.give(
             connection,
             plan.statement,
             plan.calls,
-            lambda call, values: Wanted(call, values, cuts, plan.now_us, stops, held),
+            lambda call, values: Wanted(call, values, cuts, plan.now_us, stops, held, options.caller),
         )
-        self.count(opened)
+        self.count(opened, options)
         return opened
 
     def give_writing(
@@ -96,6 +101,7 @@ class Opening:
         filters: Mapping[str, Filters | None],
         cuts: Cuts | None,
         held: ExitStack,
+        options: Options = DEFAULTS,
     ) -> None:
         """Give ``connection`` what a writing statement reads: what ``filters`` let through, or all of it.
 
@@ -114,33 +120,38 @@ class Opening:
             self.give_empty(connection)
             return
         for reading in readings:
-            upto = _upto(cuts, reading)
+            upto = reading.upto(cuts)
             snapshot = self._store.snapshot(reading.table.name, upto)
             self._sources.give(connection, reading.view, snapshot, filters.get(reading.key), upto, held)
-        self._give_system(connection, writing.reads)
+        self._give_system(connection, writing.reads, options)
 
     def give_empty(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let views over the server's tables bind on ``connection``."""
         for schema, name, _, arrow in self.tables():
             connection.register(view_name(schema, name), arrow.empty_table())
 
-    def count(self, opened: Mapping[str, Opened]) -> None:
+    def count(self, opened: Mapping[str, Opened], options: Options = DEFAULTS) -> None:
         """Count what a query has opened of each table."""
-        self._store.metrics.add("parts_opened", sum(len(o.parts) for o in opened.values()))
-        self._store.metrics.add("segments_read", sum(len(o.segments) for o in opened.values()))
+        parts, segments = sum(len(o.parts) for o in opened.values()), sum(len(o.segments) for o in opened.values())
+        self._store.metrics.add("parts_opened", parts)
+        self._store.metrics.add("segments_read", segments)
+        if options.run is not None:
+            rows = sum(o.rows for o in opened.values())
+            options.run.opened(parts, segments, rows)
 
-    def _give_system(self, connection: duckdb.DuckDBPyConnection, statement: Statement) -> None:
-        source = SystemSource(self._store, self._feeds)
+    def _give_system(self, connection: duckdb.DuckDBPyConnection, statement: Statement, options: Options) -> None:
+        source = SystemSource(self._store, self._feeds, self._board, options.caller)
         for schema, name in statement.tables:
-            if name in SYSTEM_TABLES and schema in ("", "system"):
-                connection.register(view_name("system", name), make_table(name, source))
+            if name in self._system and schema in ("", "system"):
+                # a name without a schema may be the caller's own table
+                if schema:
+                    options.caller.check_system(name)
+                seen = options.caller.sees_system(name)
+                made = make_table(name, source) if seen else SYSTEM_TABLES[name][0].empty_table()
+                connection.register(view_name("system", name), made)
 
     def _snapshot(self, reading: Reading, plan: Plan, upto: int | None) -> TableSnapshot:
         """Return what a query is to see of a table; of a version, rows after ``upto`` are still to be left out."""
         if reading.travel is None:
             return self._store.snapshot(reading.table.name, upto)
         return self._store.snapshot_at(reading.table.name, plan.versions[reading.key])
-
-
-def _upto(cuts: Cuts | None, reading: Reading) -> int | None:
-    return None if cuts is None else cuts.get(reading.table.name, 0)

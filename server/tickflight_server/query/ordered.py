@@ -14,10 +14,10 @@ from typing import Literal
 import pyarrow as pa
 
 from tickflight_server.config import MIB
-from tickflight_server.errors import InputError
+from tickflight_server.errors import ResourceExhaustedError
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.execution import Execution, cut_by_bytes, row_bytes
-from tickflight_server.query.failures import MEMORY_HINT
+from tickflight_server.query.failures import MEMORY_LIMITS
 from tickflight_server.query.filters import And, Compare
 from tickflight_server.query.planning import Started
 from tickflight_server.query.probe import Filters
@@ -230,8 +230,8 @@ class _Scan:
                 given = True
                 yield batch
             return
-        except InputError as error:
-            if given or rows == 1 or error.hint != MEMORY_HINT:
+        except ResourceExhaustedError as error:
+            if given or rows == 1 or error.limit not in MEMORY_LIMITS:
                 raise
         self._row_bytes = max(self._row_bytes, 4 * self._bytes_max // rows)
         for window, count in self._cut(ranges, rows):

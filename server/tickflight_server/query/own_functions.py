@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from tickflight_server.errors import StatementError, UnsupportedError
 from tickflight_server.query.trees import CATALOG, walk
-from tickflight_server.schemas import TIMESTAMP, Column, NumericType, stored
+from tickflight_server.schemas import STORED, TIMESTAMP, Column, NumericType, TableSchema, stored
 
+Stored = Mapping[str, TableSchema]
 Values = Mapping[str, Any]
 """A call's values by parameter; None where one has no default, or its value is not bound yet."""
 
@@ -61,7 +62,7 @@ class OwnFunction:
 
     name: str
     parameters: tuple[Parameter, ...]
-    schema: Callable[[Values, NumericType], pa.Schema]
+    schema: Callable[[Values, NumericType, Stored], pa.Schema]
     kind: Literal["rows", "stream"] = "rows"
     description: str = ""
     example: str = ""
@@ -99,7 +100,7 @@ class OwnCall:
         return OWN_FUNCTIONS[self.function]
 
 
-def book_at_schema(_: Values, numeric: NumericType) -> pa.Schema:
+def book_at_schema(_: Values, numeric: NumericType, __: Stored = STORED) -> pa.Schema:
     """Return the columns of ``book_at``."""
     number = _number(numeric)
     names = ("bid_price", "bid_size", "ask_price", "ask_size")
@@ -107,7 +108,7 @@ def book_at_schema(_: Values, numeric: NumericType) -> pa.Schema:
     return pa.schema([("level", pa.int32()), *((name, number) for name in names), *tail])
 
 
-def books_schema(_: Values, numeric: NumericType) -> pa.Schema:
+def books_schema(_: Values, numeric: NumericType, __: Stored = STORED) -> pa.Schema:
     """Return the columns of ``books``."""
     numbers = pa.list_(_number(numeric))
     names = ("bid_prices", "bid_sizes", "ask_prices", "ask_sizes")
@@ -119,11 +120,16 @@ def _number(numeric: NumericType) -> pa.DataType:
     return Column("", "number").arrow_type(numeric)
 
 
-def tail_schema(values: Values, numeric: NumericType) -> pa.Schema:
-    """Return the columns of ``tail``: those of its table."""
+def tail_schema(values: Values, numeric: NumericType, tables: Stored) -> pa.Schema:
+    """Return the columns of ``tail``: those of its table, one of ``tables``."""
     if values["table"] is None:
         raise StatementError("tail() has to be told its table when it is prepared.", hint="Write tail('trades').")
-    return stored(values["table"]).arrow(numeric)
+    return stored(values["table"], tables).arrow(numeric)
+
+
+def cancel_query_schema(*_: Any) -> pa.Schema:
+    """Return the columns of ``cancel_query``."""
+    return pa.schema([("id", pa.string()), ("cancelled", pa.bool_())])
 
 
 _WHICH = (Parameter("exchange", "text"), Parameter("symbol", "text"))
@@ -145,6 +151,13 @@ OWN_FUNCTIONS: Mapping[str, OwnFunction] = {
             books_schema,
             description="The order book at each instant of a grid, from start to end, both included; a row an instant.",
             example="FROM books('BINANCE', 'BTC-USDT', now() - INTERVAL 1 MINUTE, now(), INTERVAL 10 SECONDS, 5)",
+        ),
+        OwnFunction(
+            "cancel_query",
+            (Parameter("id", "text"),),
+            cancel_query_schema,
+            description="Ends a statement, by its id in system.queries: one's own, or as an admin anybody's.",
+            example="FROM cancel_query('0123456789abcdef')",
         ),
         OwnFunction(
             "tail",

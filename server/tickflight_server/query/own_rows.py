@@ -6,18 +6,20 @@ The rule of this file: it knows of no function but by its name; a query gets row
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 
-from tickflight_server.errors import UnsupportedError
-from tickflight_server.query.own_functions import OwnCall, Values
+from tickflight_server.errors import NotFoundError, UnsupportedError
+from tickflight_server.query.board import Board
+from tickflight_server.query.callers import THE_SERVER, Caller
+from tickflight_server.query.own_functions import OwnCall, Values, cancel_query_schema
 from tickflight_server.query.parameter_types import UNTOLD
 from tickflight_server.query.statement import Statement
 from tickflight_server.query.stopping import Stops
-from tickflight_server.schemas import TIMESTAMP, NumericType
+from tickflight_server.schemas import STORED, TIMESTAMP, NumericType, TableSchema
 
 _ARROW: Mapping[str, pa.DataType] = {
     "text": pa.string(),
@@ -33,6 +35,7 @@ class Wanted:
 
     Rows with a ``seq`` above its table's in ``cuts`` are not for it; without cuts all are. What is done for it on other
     threads and connections is added to ``stops``, and let go with ``held``, which is closed after the last row.
+    ``caller`` is who asks.
     """
 
     call: OwnCall
@@ -41,6 +44,7 @@ class Wanted:
     now_us: int
     stops: Stops
     held: ExitStack
+    caller: Caller = THE_SERVER
 
 
 Provider = Callable[[Wanted], pa.Table | pa.RecordBatchReader]
@@ -50,14 +54,20 @@ Provider = Callable[[Wanted], pa.Table | pa.RecordBatchReader]
 class OwnRows:
     """Gives connections the rows of calls."""
 
-    def __init__(self, numeric: NumericType, providers: Mapping[str, Provider]) -> None:
+    def __init__(
+        self,
+        numeric: NumericType,
+        providers: Mapping[str, Provider],
+        stored: Mapping[str, TableSchema] = STORED,
+    ) -> None:
         self._numeric = numeric
+        self._stored = stored
         self.providers = dict(providers)
         """Who makes a function's rows, by its name."""
 
     def schemas(self, calls: Mapping[OwnCall, Values]) -> dict[str, pa.Schema]:
         """Return the columns of each call's view."""
-        return {call.view: call.known.schema(values, self._numeric) for call, values in calls.items()}
+        return {call.view: call.known.schema(values, self._numeric, self._stored) for call, values in calls.items()}
 
     def give(
         self,
@@ -81,6 +91,19 @@ class OwnRows:
             else:
                 raise UnsupportedError(f"{call.function}() is not offered here.")
             connection.register(call.view, rows)
+
+
+def cancelling(board: Board) -> Provider:
+    """Return what makes the row of ``cancel_query``, none if there is no such statement."""
+
+    def cancel(wanted: Wanted) -> pa.Table:
+        rows = []
+        with suppress(NotFoundError):
+            id_ = wanted.values["id"]
+            rows.append({"id": id_, "cancelled": board.cancel(wanted.caller, id_)})
+        return pa.Table.from_pylist(rows, schema=cancel_query_schema())
+
+    return cancel
 
 
 def refuse_streams(statement: Statement) -> None:

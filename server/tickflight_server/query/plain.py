@@ -21,10 +21,11 @@ from tickflight_server.query.ahead import Ahead, Batches
 from tickflight_server.query.matching import MatchingScan
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.shares import Share
-from tickflight_server.query.sources import Opened, chosen, hold
+from tickflight_server.query.sources import chosen, hold, is_cut, opened_of
 from tickflight_server.query.statement import Reading
 from tickflight_server.schemas import NumericType
-from tickflight_server.store import Segment, Store, TableSnapshot
+from tickflight_server.store import SeenStore, Segment, TableSnapshot
+from tickflight_server.store.narrow import compact
 from tickflight_server.store.part_reader import as_type, read_batches
 from tickflight_server.store.ring import cut
 
@@ -86,7 +87,7 @@ class PlainScan:
 
     def __init__(
         self,
-        store: Store,
+        store: SeenStore,
         snapshot: TableSnapshot,
         columns: Columns,
         schema: pa.Schema,
@@ -111,13 +112,18 @@ class PlainScan:
         held.callback(self.ready.close)
         self.evolved = self.ready.evolved
         self._root = store.root
-        self.opened = Opened(tuple(self._parts.path), tuple(s.first_seq for s in self._segments))
+        self.opened = opened_of(self._segments, self._parts)
         sources = chain(map(self._of_segment, self._segments), map(self._of_part, range(len(self._parts))))
         memory = snapshot.table.arrow(store.numeric, memory=True)
         self._labels = [field.name for field in memory if pa.types.is_dictionary(field.type)]
         costs = len(self._parts) > 0 or any(memory.field(name).type != kind for name, kind in self._columns)
         batches = ahead(sources) if costs else chain.from_iterable(sources)
         self.reader = pa.RecordBatchReader.from_batches(schema, batches)
+        held.callback(self._let_go)
+
+    def _let_go(self) -> None:
+        # the reader holds what makes batches, which holds this: over C++, where no collector sees the circle
+        del self.reader
 
     def stop(self) -> None:
         """Let whoever reads get an error in place of the next batch."""
@@ -141,6 +147,8 @@ class PlainScan:
             rows=self._batch_rows,
             soon=place == 0 and not self._segments,
         )
+        if self.snapshot.whole is not None:
+            arrays = ([compact(c) if pa.types.is_dictionary(c.type) else c for c in one] for one in arrays)
         return (self._batch(one) for one in arrays if len(one[0]))
 
     def _batch(self, arrays: list[pa.Array]) -> pa.RecordBatch:
@@ -153,11 +161,11 @@ TURN_S = 0.02
 
 
 class PlainScans:
-    """Opens the plain scans of ``store``, which together work on at most ``threads`` threads."""
+    """Opens the plain scans of ``store``; ``ahead`` reads ahead for them."""
 
-    def __init__(self, store: Store, threads: int) -> None:
+    def __init__(self, store: SeenStore, ahead: Ahead) -> None:
         self._store = store
-        self._ahead = Ahead(threads)
+        self._ahead = ahead
         # drivers ask for all endpoints at once: under Python's lock the first would be open when the last is. Nobody
         # waits for long: a part may have to be fetched or checked
         self._one_opens = threading.Lock()
@@ -173,10 +181,12 @@ class PlainScans:
         if plain is None:
             return None
         reading, columns = plain
-        upto = None if cuts is None else cuts.get(reading.table.name, 0)
+        upto = reading.upto(cuts)
         snapshot = share.snapshot if share is not None else self._store.snapshot(reading.table.name, upto)
         if plan.exact:
             return None if share is not None else _matching(plan, reading, columns, snapshot, upto, rows, held)
+        if is_cut(snapshot.parts, snapshot).any():
+            return None
         turn = share is not None and self._one_opens.acquire(timeout=TURN_S)
         try:
             return PlainScan(
@@ -192,10 +202,6 @@ class PlainScans:
         finally:
             if turn:
                 self._one_opens.release()
-
-    def close(self) -> None:
-        """Let the threads go."""
-        self._ahead.close()
 
 
 def _matching(

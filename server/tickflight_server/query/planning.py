@@ -6,26 +6,28 @@ The rule of this file: the engine is asked only for what is not known without it
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pyarrow as pa
 
 from tickflight_server.clock import Clock
 from tickflight_server.config import QuerySettings
-from tickflight_server.errors import CancelledError, ServerError
+from tickflight_server.errors import CancelledError, ServerError, UnsupportedError
 from tickflight_server.query.connections import Connections
 from tickflight_server.query.known import KnownPlans
 from tickflight_server.query.own_rows import OwnRows, parameter_fields
 from tickflight_server.query.own_values import evaluate
 from tickflight_server.query.parameter_types import parameter_schema
 from tickflight_server.query.plan import Plan
-from tickflight_server.query.session import Options, Seat
+from tickflight_server.query.session import PATH, Options, Seat
 from tickflight_server.query.statement import Parameters, Statement
+from tickflight_server.query.stopping import Stops
 from tickflight_server.query.texts import is_small
 from tickflight_server.query.travel import Travel
 from tickflight_server.query.turns import Turns
 from tickflight_server.query.workspace import Workspace
 from tickflight_server.query.writing import Writing
-from tickflight_server.store import Store
+from tickflight_server.store import SeenStore
 
 Started = Callable[[Callable[[], None]], None]
 """Is given what cancels a statement, as soon as there is something to cancel."""
@@ -36,7 +38,7 @@ class Planner:
 
     def __init__(
         self,
-        store: Store,
+        store: SeenStore,
         connections: Connections,
         own_rows: OwnRows,
         workspace: Workspace,
@@ -65,9 +67,29 @@ class Planner:
         started: Started | None,
     ) -> Plan:
         """Return the plan of ``statement``; see ``Engine.plan``."""
+        if statement.explain:
+            self._check_explained(statement)
         now_us = self._clock.now_us()
         known = None if seat is not None else self._known_plan(statement, parameters, now_us, options, guessed=guessed)
         return known or self.search(statement, parameters, now_us, guessed, options, seat, started)
+
+    def is_ours(self, statement: Statement, options: Options) -> bool:
+        """Return whether a statement names nothing that users have made, or may have."""
+        return options.schema in PATH and self._known.is_ours(statement, options)
+
+    def _check_explained(self, statement: Statement) -> None:
+        """Refuse to explain how parts are read whose names and bounds tell of columns that may not be seen.
+
+        Raises:
+            UnsupportedError: the statement reads some.
+        """
+        for reading in statement.readings():
+            table = reading.table.name
+            if not self._store.tells_places(table):
+                raise UnsupportedError(
+                    f"EXPLAIN of {table} is not offered to your roles, which show only some of what its parts hold.",
+                    hint="Run the query itself.",
+                )
 
     def parameter_schema(
         self, statement: Statement | Writing, names: tuple[str, ...], options: Options, seat: Seat | None
@@ -125,10 +147,8 @@ class Planner:
             with (
                 self._connections.prober(options, seat) as prober,
                 prober.stopper() as stopper,
-                self._turns.one(small=is_small(statement)),
+                self._turn(statement, options, stopper, started),
             ):
-                if started is not None:
-                    started(stopper)
                 calls = evaluate(prober.connection, statement.owns, parameters, now_us, guessed=guessed)
                 with prober.knowing(self._own_rows.schemas(calls)):
                     schema, filters = prober.find(statement, left, now_us=now_us, timeout_s=self._timeout_s)
@@ -141,6 +161,15 @@ class Planner:
         if seat is None:
             self._known.keep(plan, version, options)
         return plan
+
+    def _turn(
+        self, statement: Statement, options: Options, stop: Callable[[], None], started: Started | None
+    ) -> AbstractContextManager[None]:
+        """Return the turn of a search, which ``stop`` ends, and so does what ``started`` is given."""
+        stops = Stops(stop)
+        if started is not None:
+            started(stops)
+        return self._turns.one(small=is_small(statement), user=options.caller.user, stops=stops)
 
     def _version(self, travel: Travel, asked: int) -> int:
         """Return the table version that an AT clause asks for; it is there."""

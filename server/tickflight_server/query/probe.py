@@ -19,7 +19,7 @@ from tickflight_server.query.filters import Filter, columns_of, read_expression
 from tickflight_server.query.statement import Parameters, Reading, Statement, view_name
 from tickflight_server.query.stopping import DEADLINES, Stopper
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
-from tickflight_server.schemas import STORED, NumericType
+from tickflight_server.schemas import STORED, NumericType, TableSchema
 
 
 class Filters(list[Filter | None]):
@@ -51,14 +51,20 @@ class _Probe(ds.InMemoryDataset):  # type: ignore[misc]
 
 
 class Prober:
-    """A connection whose tables are empty probes; not for use by two threads at once."""
+    """A connection whose tables, ``stored`` and ``system``, are empty probes; not for use by two threads at once."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, numeric: NumericType) -> None:
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        numeric: NumericType,
+        stored: Iterable[TableSchema] = STORED.values(),
+        system: Iterable[str] = SYSTEM_TABLES.keys(),
+    ) -> None:
         self._connection = connection
         self._numeric = numeric
-        self._probes = {table.name: self._register(Reading(table)) for table in STORED.values()}
-        for name, (schema, _, _) in SYSTEM_TABLES.items():
-            connection.register(view_name("system", name), schema.empty_table())
+        self._probes = {table.name: self._register(Reading(table)) for table in stored}
+        for name in system:
+            connection.register(view_name("system", name), SYSTEM_TABLES[name][0].empty_table())
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:

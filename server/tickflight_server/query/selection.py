@@ -63,8 +63,8 @@ class Choice:
 def check(
     engine: Engine,
     table: str,
-    exchanges: Iterable[str] = (),
-    symbols: Iterable[str] = (),
+    exchanges: Sequence[str] = (),
+    symbols: Sequence[str] = (),
     columns: Sequence[str] = (),
     where: str = "",
     *,
@@ -80,13 +80,16 @@ def check(
         StatementError: ``where`` is not a condition on the table's columns; the message has the engine's place marker.
         PermissionDeniedError, UnsupportedError: it names what is not for users.
     """
-    schema = stored(table)
+    schema = stored(table, engine.store.schemas)
     names = tuple(c.name for c in schema.columns)
     for place, name in enumerate(columns):
         if name not in names:
             raise InputError(f"{table[:100]} has no column {name[:100]!r}.", hint=f"It has {', '.join(names)}.")
         if name in columns[:place]:
             raise InputError(f"column {name!r} is named twice.", hint=f"{schema.name} has {', '.join(names)}.")
+    for name, values in (("exchange", exchanges), ("symbol", symbols)):
+        if values:
+            need(schema, (name,))
     choice = Choice(
         schema,
         tuple(dict.fromkeys(exchanges)),
@@ -97,6 +100,18 @@ def check(
     if choice.where:
         _check_condition(engine, choice, options)
     return choice
+
+
+def need(table: TableSchema, columns: Iterable[str]) -> None:
+    """Refuse what cannot be asked of a table without ``columns``, which its caller may not see.
+
+    Raises:
+        InputError: one is not there.
+    """
+    there = [column.name for column in table.columns]
+    for name in columns:
+        if name not in there:
+            raise InputError(f"{table.name} has no column {name!r}.", hint=f"It has {', '.join(there)}.")
 
 
 def _check_condition(engine: Engine, choice: Choice, options: Options) -> None:

@@ -11,12 +11,14 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import duckdb
 
 from tickflight_server.errors import BusyError, InputError, NotFoundError, PermissionDeniedError, TransactionError
+from tickflight_server.query.board import Run
+from tickflight_server.query.callers import THE_SERVER, Caller
 from tickflight_server.query.stopping import interrupt
 from tickflight_server.query.trees import CATALOG, quoted
 
@@ -42,12 +44,17 @@ OPTIONS = ("catalog", "schema", "timezone", "statement_timeout", "snapshot")
 
 @dataclass(frozen=True)
 class Options:
-    """A session's options: the schema looked in first, the time zone, milliseconds, and the id of a pin."""
+    """A session's options: the schema looked in first, the time zone, milliseconds, and the id of a pin.
+
+    For a statement that runs there is also who asks, and its place on the board; options are the same without them.
+    """
 
     schema: str = "workspace"
     timezone: str = "UTC"
     timeout_ms: float | None = None
     snapshot: str | None = None
+    caller: Caller = field(default=THE_SERVER, compare=False)
+    run: Run | None = field(default=None, compare=False, repr=False)
 
     @property
     def search_path(self) -> str:

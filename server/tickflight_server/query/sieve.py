@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickflight_server.query.filters import And, Compare, Filter, In
+from tickflight_server.query.filters import Compare, Filter, In, conjuncts
 from tickflight_server.store import Segment
 
 Mask = npt.NDArray[np.bool_]
@@ -49,17 +49,15 @@ def sieved(
 
 def conditions(node: Filter) -> Iterator[Compare | In]:
     """Yield conditions that a row has to meet, of those that are understood."""
-    match node:
-        case And(left, right):
-            yield from conditions(left)
-            yield from conditions(right)
-        case Compare(op, column, value):
-            label = column in _LABELS and op == "=" and isinstance(value, str)
-            number = column in _NUMBERS and op in _OPERATORS and type(value) is int
-            if label or number:
-                yield node
-        case In(column, values) if column in _LABELS and all(isinstance(v, str) for v in values):
-            yield node
+    for one in conjuncts(node):
+        match one:
+            case Compare(op, column, value):
+                label = column in _LABELS and op == "=" and isinstance(value, str)
+                number = column in _NUMBERS and op in _OPERATORS and type(value) is int
+                if label or number:
+                    yield one
+            case In(column, values) if column in _LABELS and all(isinstance(v, str) for v in values):
+                yield one
 
 
 def places(segment: Segment, wanted: Sequence[Compare | In]) -> Places | None:

@@ -21,7 +21,7 @@ from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCan
 from tickflight_server.query.sieve import sieved
 from tickflight_server.query.unread import known_labels, passing_columns
 from tickflight_server.schemas import NumericType, TableSchema
-from tickflight_server.store import PartIndex, Segment, Store, TableSnapshot
+from tickflight_server.store import PartIndex, SeenStore, Segment, TableSnapshot
 from tickflight_server.store.access import OpenParts
 
 _SQL_TYPES: tuple[tuple[Any, str], ...] = (
@@ -36,10 +36,21 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Opened:
-    """What a query opens of one table: part paths relative to the table's folder, and segments by first ``seq``."""
+    """What a query opens of one table: part paths relative to the table's folder, and segments by first ``seq``.
+
+    ``rows`` are in them together.
+    """
 
     parts: tuple[str, ...]
     segments: tuple[int, ...]
+    rows: int = 0
+
+
+def opened_of(segments: Iterable[Segment], parts: PartIndex | None = None) -> Opened:
+    """Return what a query opens that reads ``segments`` and ``parts``."""
+    segments = tuple(segments)
+    rows = sum(s.rows for s in segments) + (0 if parts is None else parts.total_rows)
+    return Opened(() if parts is None else tuple(parts.path), tuple(s.first_seq for s in segments), rows)
 
 
 class Sources:
@@ -50,7 +61,7 @@ class Sources:
         folder: what stands before a path below the data folder, with a slash, or nothing in the folder itself.
     """
 
-    def __init__(self, store: Store, folder: str) -> None:
+    def __init__(self, store: SeenStore, folder: str) -> None:
         self._store = store
         self._folder = folder
 
@@ -84,7 +95,7 @@ class Sources:
         ring = pa.Table.from_batches(kept, schema=table.arrow(self._store.numeric, memory=True))
         if len(parts) == 0 and not later:
             connection.register(view, ring)
-            return Opened((), tuple(s.first_seq for s in segments))
+            return opened_of(segments)
         selects = []
         if len(parts):
             cut = upto if upto is not None and parts.max_seq.max() > upto else None
@@ -97,17 +108,25 @@ class Sources:
             held.callback(opened.close)
             if unsure is not None:
                 unsure.append(opened)
-            connection.execute(f"SET VARIABLE {view} = ?", [[self._place(path) for path in opened.paths]])
+            old = is_cut(parts, snapshot)
+            paths = [self._place(path) for path, part in zip(opened.paths, old, strict=True) if not part]
+            connection.execute(f"SET VARIABLE {view} = ?", [paths])
+            if old.any():
+                # a condition of the view would not do: the engine may look at rows before it, and tell of them
+                begun = [path for path, part in zip(opened.paths, old, strict=True) if part]
+                connection.register(f"{view}_begun", self._store.begun_parts(snapshot, begun))
+                selects.append(up_to(f"SELECT {_columns(table)} FROM {view}_begun", cut))
             if opened.evolved:
                 connection.register(f"{view}_none", table.arrow(self._store.numeric).empty_table())
-            known = known_labels(parts) | passing
-            select = parts_select(table, view, self._store.numeric, evolved=opened.evolved, known=known)
-            selects.append(up_to(select, cut))
+            if paths:
+                known = known_labels(parts) | passing
+                select = parts_select(table, view, self._store.numeric, evolved=opened.evolved, known=known)
+                selects.append(up_to(select, cut))
         if segments:
             connection.register(f"{view}_ring", ring)
             selects.append(up_to(f"SELECT {_columns(table)} FROM {view}_ring", upto if later else None))
         connection.execute(f"CREATE TEMP VIEW {view} AS {' UNION ALL '.join(selects)}")
-        return Opened(tuple(parts.path), tuple(s.first_seq for s in segments))
+        return opened_of(segments, parts)
 
     def _place(self, path: str) -> str:
         return path if path.startswith("/") else f"{self._folder}{path}"
@@ -126,7 +145,7 @@ def take_back(connection: duckdb.DuckDBPyConnection, views: Iterable[str]) -> No
     for view in views:
         with suppress(duckdb.Error):  # the transaction was aborted, and they go with it
             connection.execute(f"DROP VIEW IF EXISTS temp.main.{view}")
-        for name in (view, f"{view}_ring", f"{view}_none"):
+        for name in (view, f"{view}_ring", f"{view}_none", f"{view}_begun"):
             with suppress(duckdb.Error):
                 connection.unregister(name)
 
@@ -147,6 +166,13 @@ def parts_select(
     casts = ", ".join(f'CAST("{f.name}" AS {sql_type(f.type)}) AS "{f.name}"' for f in table.arrow(numeric))
     every = f"SELECT * FROM {read}, union_by_name = true) UNION ALL BY NAME SELECT * FROM {view}_none"
     return f"SELECT {casts} FROM ({every})"
+
+
+def is_cut(parts: PartIndex, snapshot: TableSnapshot) -> np.ndarray:
+    """Return which of ``parts`` of ``snapshot`` also have rows from before its beginning."""
+    if snapshot.since_us is None:
+        return np.zeros(len(parts), dtype=bool)
+    return np.asarray(parts.min_us < snapshot.since_us)
 
 
 def up_to(select: str, seq: int | None) -> str:

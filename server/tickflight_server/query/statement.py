@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
@@ -19,7 +19,8 @@ from tickflight_server.query.allowed import Found, is_rowwise, look, plain_colum
 from tickflight_server.query.conditions import Where, read_where
 from tickflight_server.query.own_functions import OwnCall
 from tickflight_server.query.rewriting import check_same, in_callers_words, rewrite
-from tickflight_server.query.travel import Travel
+from tickflight_server.query.shape import Shape
+from tickflight_server.query.travel import Travel, no_versions
 from tickflight_server.query.trees import CATALOG, walk
 from tickflight_server.schemas import STORED, TableSchema
 
@@ -63,6 +64,10 @@ class Reading:
         """Name in the statement: the table's, or the view's where it is a version."""
         return self.travel.view if self.travel else self.table.name
 
+    def upto(self, cuts: Mapping[str, int] | None) -> int | None:
+        """Return the last ``seq`` that is seen of the table, None for all; a table that is not in ``cuts`` has none."""
+        return None if cuts is None else cuts.get(self.table.name, 0)
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -77,6 +82,7 @@ class Statement:
     from one row of one table, and of what may never end there are at most ``limit``. ``columns``, where it is rowwise
     and has no more to it than the choice of columns: what is taken of each row, as in ``plain_columns``. ``where``, if
     it is understood: what it asks of the rows of its one table. Without ``asks_now`` nothing in it tells the time.
+    ``stored`` are the stored tables that there are to its caller.
     """
 
     sql: str
@@ -94,6 +100,7 @@ class Statement:
     limit: int | None = None
     where: Where | None = None
     asks_now: bool = True
+    stored: Mapping[str, TableSchema] = field(default_factory=lambda: STORED, compare=False, repr=False)
 
     @property
     def streams(self) -> bool:
@@ -104,10 +111,11 @@ class Statement:
         """Return the stored tables that it may read; a name without a schema is looked up in both."""
         found = set()
         for schema, name in self.tables:
-            table = STORED.get(name)
+            table = self.stored.get(name)
             if table is not None and schema in ("", table.schema):
                 found.add(name)
-        return [Reading(STORED[n]) for n in sorted(found)] + [Reading(STORED[t.table], t) for t in self.travels]
+        tables = self.stored
+        return [Reading(tables[n]) for n in sorted(found)] + [Reading(tables[t.table], t) for t in self.travels]
 
     def left(self, parameters: Parameters) -> Parameters:
         """Return the parameters that the engine's text still has."""
@@ -125,9 +133,17 @@ class StatementReader:
     """Reads SQL texts with an engine connection of its own; not for use by two threads at once."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, sql_bytes_max: int, aggregates: Collection[str] = ()
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        sql_bytes_max: int,
+        aggregates: Collection[str] = (),
+        stored: Mapping[str, TableSchema] = STORED,
+        shape: Shape = Shape(),  # noqa: B008 - it never changes
     ) -> None:
         self._connection = connection
+        self._shape = shape
+        self.stored = stored
+        """The stored tables that there are."""
         self._sql_bytes_max = sql_bytes_max
         self._aggregates = aggregates
         self.macros: Collection[str] = ()
@@ -141,7 +157,7 @@ class StatementReader:
         """Return what ``sql`` is.
 
         Raises:
-            TooLargeError: the text is longer than ``query.sql_bytes_max``.
+            TooLargeError: the text is longer than ``query.sql_bytes_max``, or deeper than ``query.nesting_max``.
             StatementError: it does not parse, or is not exactly one statement.
             UnsupportedError: it is something else than a query, or names a function that is not offered.
         """
@@ -150,6 +166,9 @@ class StatementReader:
         text = sql[explain.end() :] if explain else sql
         tree = self.parse(text, sql)
         found = look(tree, self.macros)
+        for _, travel in found.versions:
+            if travel.table not in self.stored:
+                raise no_versions(travel.table)
         rowwise = explain is None and is_rowwise(tree, found.functions, self._aggregates)
         taken = plain_columns(tree) if rowwise else None
         statement = Statement(
@@ -161,7 +180,8 @@ class StatementReader:
             types=frozenset(found.types),
             rowwise=rowwise,
             columns=None if tree.get("node", {}).get("where_clause") else taken,
-            where=None if explain or found.versions or found.owns else read_where(tree, taken),
+            where=None if explain or found.versions or found.owns else read_where(tree, taken, self.stored),
+            stored=self.stored,
         )
         if found.versions or found.owns:
             text, tree, found, statement = self._rewrite(text, tree, found, statement)
@@ -224,6 +244,7 @@ class StatementReader:
                 f"the SQL text has {size} bytes, query.sql_bytes_max is {self._sql_bytes_max}.",
                 hint="Bind long lists as parameters, or join with VALUES.",
             )
+        self._shape.check(sql)
 
     def parse(self, text: str, whole: str) -> Any:
         """Return the engine's tree of ``text``, a part of or all of the caller's ``whole``.
@@ -264,9 +285,11 @@ class StatementReader:
     def _kind(self, sql: str) -> str:
         try:
             statements = duckdb.extract_statements(sql)
-        except (duckdb.Error, ValueError) as error:
+            return statements[0].type.name if len(statements) == 1 else ""
+        except duckdb.Error as error:
             raise StatementError(str(error).strip()) from None
-        return statements[0].type.name if len(statements) == 1 else ""
+        except ValueError:  # a kind that the Python package has no name for
+            return ""
 
     @staticmethod
     def qualify(sql: str, places: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""The tables of schema ``system`` that are made when asked: parts, segments, tables, log, feeds, metrics, pins, health.
+"""The tables of schema ``system`` that are made when asked: of the store, of feeds and queries, and of who did what.
 
 The rule of this file: each is a schema and a function in one literal table; nothing is stored.
 """
@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pyarrow as pa
 
 from tickflight_server.clock import Clock, SystemClock
+from tickflight_server.config import QuerySettings
+from tickflight_server.identity.rights import ALL, Sight
+from tickflight_server.metrics import Metrics
+from tickflight_server.query.board import Board
+from tickflight_server.query.callers import THE_SERVER, Caller
 from tickflight_server.query.functions import FUNCTIONS
 from tickflight_server.schemas import TIMESTAMP
-from tickflight_server.store import Store
+from tickflight_server.store import SeenStore, TableSnapshot
+from tickflight_server.store.health import Condition, Health
 
 LOCAL = "local"
 
@@ -51,12 +58,18 @@ class FeedBoard:
             yield row
 
 
+def _no_board() -> Board:
+    return Board(QuerySettings(), Metrics(), SystemClock())
+
+
 @dataclass(frozen=True)
 class SystemSource:
     """What the system tables are made from."""
 
-    store: Store
+    store: SeenStore
     feeds: FeedBoard
+    board: Board = field(default_factory=_no_board)
+    caller: Caller = THE_SERVER
 
 
 _FEED_COUNTERS = ("received", "sent", "acknowledged", "rejected", "dropped", "failed", "queue_rows", "batches")
@@ -71,8 +84,8 @@ def _parts(source: SystemSource) -> pa.Table:
     """Return the parts of all tables; they may be very many, and lie in columns already."""
     schema = TABLES["parts"][0]
     tables = []
-    for name, table in source.store.tables.items():
-        index = table.state.parts
+    for name in source.store.tables:
+        index = source.store.live(name).parts
         if not len(index):
             continue
         tier = [_tier(path) for path in index.path]
@@ -106,8 +119,8 @@ def _tier(path: str) -> str:
 
 def _segments(source: SystemSource) -> Iterator[dict[str, Any]]:
     for name, table in source.store.tables.items():
-        state = table.state
-        for segment in (*state.held, *state.segments):
+        flushed_seq = table.state.flushed_seq
+        for segment in source.store.live(name).segments:
             yield {
                 "table": name,
                 "rows": segment.rows,
@@ -118,33 +131,50 @@ def _segments(source: SystemSource) -> Iterator[dict[str, Any]]:
                 "max_seq": segment.last_seq,
                 "exchanges": sorted(segment.exchanges),
                 "symbols": sorted(segment.symbols),
-                "in_parts": segment.last_seq <= state.flushed_seq,
+                "in_parts": segment.last_seq <= flushed_seq,
             }
 
 
 def _tables(source: SystemSource) -> Iterator[dict[str, Any]]:
     for name, table in source.store.tables.items():
-        state = table.state
+        state, live, seen = table.state, source.store.live(name), source.store.snapshot(name)
+        whole = seen.whole is None
+        on_disk = live.parts.total_rows
+        # what is in memory and in parts, too, is counted once; a part of which only some rows are seen is not
+        rows = on_disk + state.unflushed_rows if whole else _rows(seen)
+        newest = state.last_seq if whole else _newest(live)
         yield {
             "schema": table.schema.schema,
             "table": name,
-            "rows": state.parts.total_rows + state.unflushed_rows,
-            "rows_in_memory": sum(s.rows for s in (*state.held, *state.segments)),
-            "bytes_in_memory": state.ring_bytes,
-            "segments": len(state.segments),
-            "rows_on_disk": state.parts.total_rows,
-            "bytes_on_disk": state.parts.total_bytes,
-            "parts": len(state.parts),
-            "rows_not_flushed": state.unflushed_rows,
-            "last_seq": state.last_seq,
-            "flushed_seq": state.flushed_seq,
+            "rows": rows,
+            "rows_in_memory": sum(s.rows for s in live.segments),
+            "bytes_in_memory": sum(s.batch.nbytes for s in live.segments) if not whole else state.ring_bytes,
+            "segments": len(state.segments) if whole else len(live.segments),
+            "rows_on_disk": on_disk,
+            "bytes_on_disk": live.parts.total_bytes,
+            "parts": len(live.parts),
+            "rows_not_flushed": max(0, rows - on_disk),
+            "last_seq": newest,
+            "flushed_seq": min(state.flushed_seq, newest),
             "version": state.version,
             "comment": table.schema.comment,
         }
 
 
+def _rows(seen: TableSnapshot) -> int:
+    """Return how many rows are seen, without those of parts that have others, too."""
+    parts = seen.parts if seen.since_us is None else seen.parts.chosen(seen.parts.min_us >= seen.since_us)
+    return sum(segment.rows for segment in seen.segments) + parts.total_rows
+
+
+def _newest(live: TableSnapshot) -> int:
+    """Return the greatest ``seq`` of the rows that are told of, 0 if there is none."""
+    ends = [int(live.parts.max_seq.max(initial=0))]
+    return max([*ends, *(s.last_seq for s in live.segments)])
+
+
 def _log(source: SystemSource) -> Iterator[dict[str, Any]]:
-    for file in source.store.log.files:
+    for file in source.store.whole.log.files:
         yield {"file": file.path.name, "number": file.number, "bytes": file.size}
 
 
@@ -158,13 +188,17 @@ def _metrics(source: SystemSource) -> Iterator[dict[str, Any]]:
 
 
 def _pins(source: SystemSource) -> Iterator[dict[str, Any]]:
-    for pin in source.store.pins.active():
+    for pin in source.store.whole.pins.active():
         cuts = json.dumps(dict(pin.cuts), sort_keys=True)
         yield {"id": pin.id, "created": pin.created_us, "expires": pin.expires_us, "cuts": cuts}
 
 
+def _queries(source: SystemSource) -> Iterator[dict[str, Any]]:
+    return (run.row() for run in source.board.seen_by(source.caller))
+
+
 def _health(source: SystemSource) -> Iterator[dict[str, Any]]:
-    for row in source.store.health.conditions():
+    for row in told(source.store.health, source.store.sight):
         yield {
             "component": row.component,
             "state": row.state,
@@ -172,6 +206,20 @@ def _health(source: SystemSource) -> Iterator[dict[str, Any]]:
             "detail": row.detail,
             "hint": row.hint,
         }
+
+
+def _audit(source: SystemSource) -> Iterator[dict[str, Any]]:
+    columns = TABLES["audit"][0].names
+    for line in source.store.whole.audit.recent():
+        said = dict(line.fields)
+        row = {name: said.pop(name, None) for name in columns if name != "detail"}
+        yield row | {"time": line.time_us, "hash": line.hash, "detail": json.dumps(said) if said else None}
+
+
+def told(health: Health, sight: Sight) -> Iterable[Condition]:
+    """Return how the components are doing; details, which name parts and so symbols, are for those who see all rows."""
+    rows = health.conditions()
+    return rows if sight == ALL else (replace(row, detail="", hint="") for row in rows)
 
 
 def _schema(**types: pa.DataType) -> pa.Schema:
@@ -230,10 +278,57 @@ TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str
         _pins,
         "snapshots that clients hold, with the last seq of each table as JSON",
     ),
+    "queries": (
+        _schema(
+            id=_S,
+            user=_S,
+            peer=_S,
+            kind=_S,
+            state=_S,
+            sql=_S,
+            tables=pa.list_(_S),
+            started=_T,
+            ended=_T,
+            waited_ms=pa.float64(),
+            duration_ms=pa.float64(),
+            parts=_I,
+            segments=_I,
+            rows_opened=_I,
+            rows=_I,
+            bytes=_I,
+            memory_bytes=_I,
+            error=_S,
+            cancelled_by=_S,
+        ),
+        _queries,
+        "statements that run and those that ended lately: one's own, and to admins everybody's",
+    ),
     "health": (
         _schema(component=_S, state=_S, since=_T, detail=_S, hint=_S),
         _health,
         "how each component is doing: ok, degraded or failed",
+    ),
+    "audit": (
+        _schema(
+            n=_I,
+            time=_T,
+            kind=_S,
+            user=_S,
+            address=_S,
+            way=_S,
+            act=_S,
+            text=_S,
+            tables=pa.list_(_S),
+            rows=_I,
+            bytes=_I,
+            ms=pa.float64(),
+            outcome=_S,
+            error=_S,
+            detail=_S,
+            hash=_S,
+        ),
+        _audit,
+        "who did what: the newest lines of the audit, the newest first",
     ),
     "functions": (
         _schema(name=_S, kind=_S, signature=_S, description=_S, example=_S),
@@ -243,6 +338,11 @@ TABLES: Mapping[str, tuple[pa.Schema, Callable[[SystemSource], Iterator[dict[str
     "metrics": (_schema(name=_S, value=pa.float64()), _metrics, "counters of the server since its start"),
 }
 """Name → schema, rows, comment."""
+
+
+def system_tables(sight: Sight) -> tuple[str, ...]:
+    """Return the names of the system tables that there are to ``sight``."""
+    return tuple(name for name in TABLES if sight == ALL or any(fnmatchcase(name, p) for p in sight.system))
 
 
 def make_table(name: str, source: SystemSource) -> pa.Table:

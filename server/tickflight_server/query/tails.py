@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import pyarrow as pa
@@ -24,12 +25,11 @@ from tickflight_server.query.execution import batch_rows_for
 from tickflight_server.query.fresh import Channel, Channels, Sieve
 from tickflight_server.query.ordered import by_seq
 from tickflight_server.query.plan import Plan
-from tickflight_server.query.selection import Choice, check
+from tickflight_server.query.selection import Choice, check, need
 from tickflight_server.query.session import DEFAULTS, Options
 from tickflight_server.query.statement import Parameters, Statement
 from tickflight_server.query.stopping import interrupt
 from tickflight_server.query.trees import quoted
-from tickflight_server.store import Store
 
 LOG = structlog.get_logger(__name__)
 OnLag = Literal["end", "skip"]
@@ -53,7 +53,7 @@ class Wanted:
     """What a reader asks for: rows after ``after`` (None: from now on) with a timestamp of ``since_us`` or later.
 
     ``resumed``: it was there before, so that rows which are gone are told. ``query`` is what a statement makes of the
-    rows, in place of the columns of ``choice``; it gives at most ``limit`` rows.
+    rows, in place of the columns of ``choice``; it gives at most ``limit`` rows. ``options`` say who asks.
     """
 
     choice: Choice
@@ -64,6 +64,7 @@ class Wanted:
     lag_rows_max: int = 0
     query: Pass | None = None
     limit: int | None = None
+    options: Options = DEFAULTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +85,12 @@ class Tails:
     """The tails of a server.
 
     Args:
-        store: whose tables are followed.
-        engine: runs what readers ask of the rows.
+        engine: runs what readers ask of the rows, over the store whose tables are followed.
         settings: limits.
     """
 
-    def __init__(self, store: Store, engine: Engine, settings: QuerySettings, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, engine: Engine, settings: QuerySettings, clock: Clock) -> None:
+        self._store = engine.store
         self._engine = engine
         self._settings = settings
         self._clock = clock
@@ -130,6 +130,7 @@ class Tails:
             frozenset(choice.exchanges),
             frozenset(choice.symbols),
             wanted.since_us,
+            permitted=partial(self._store.permitted, choice.table.name),
         )
         if query is None:
             yield sieve
@@ -184,6 +185,8 @@ class Tails:
             InputError: it cannot.
         """
         table = wanted.choice.table.name
+        # of a table whose rows have no seq to its caller no position can be told
+        need(wanted.choice.table, ("seq",) if wanted.since_us is None else ("seq", "timestamp"))
         if wanted.on_lag not in _ON_LAG:
             raise InputError(f"on_lag is {str(wanted.on_lag)[:100]!r}.", hint=f"It is one of {', '.join(_ON_LAG)}.")
         newest = self._store.tables[table].state.last_seq
@@ -237,7 +240,9 @@ class Tails:
         """Yield what is stored after the tail's position up to ``upto``, with the ``seq`` behind each batch."""
         wanted = tail.wanted
         choice = wanted.choice
-        pieces = by_seq(self._engine, choice, tail.seq, upto, since_us=wanted.since_us, started=tail.working)
+        pieces = by_seq(
+            self._engine, choice, tail.seq, upto, since_us=wanted.since_us, started=tail.working, options=wanted.options
+        )
         if wanted.query is None:
             yield from ((piece.batch, piece.seq) for piece in pieces)
             return
@@ -246,6 +251,10 @@ class Tails:
                 table = refine(pa.Table.from_batches([piece.batch]))
                 batches = table.combine_chunks().to_batches() or [_empty(table.schema)]
                 yield batches[0], piece.seq
+
+    def is_narrowed(self, table: str) -> bool:
+        """Return whether there are rows or columns of ``table`` that readers may not see."""
+        return self._store.is_narrowed(table)
 
     def count(self, name: str, value: float = 1) -> None:
         """Add to a counter of the server."""
@@ -284,6 +293,8 @@ class Tail:
         self._why: Exception | None = None
         self._cancel_work: Callable[[], None] | None = None
         self._left = wanted.limit
+        # then newer rows are nothing that its reader is to know of before they were looked at
+        self._narrowed = tails.is_narrowed(wanted.choice.table.name)
         self.schema = channel.schema
         self._none = _empty(self.schema)
 
@@ -394,7 +405,7 @@ class Tail:
 
     def _mark(self, batch: pa.RecordBatch, durable_us: int = 0) -> Sent:
         skipped, self._skipped = self._skipped, (0, 0, "")
-        newest = max(self.seq, self._channel.table.state.last_seq)
+        newest = self.seq if self._narrowed else max(self.seq, self._channel.table.state.last_seq)
         return Sent(batch, self.seq, newest, durable_us, *skipped)
 
 

@@ -107,8 +107,7 @@ class Texts:
 
 def leaves_nothing(statement: Statement) -> bool:
     """Return whether the connection that ``statement`` ran on was given nothing to see, and keeps nothing of it."""
-    given = statement.tables or statement.travels or statement.owns
-    return not given and statement.functions.isdisjoint(_STATEFUL)
+    return is_small(statement) and statement.functions.isdisjoint(_STATEFUL)
 
 
 def is_small(statement: Statement) -> bool:

@@ -64,10 +64,7 @@ def read_reference(node: Mapping[str, Any], catalog: str) -> Travel:
     stored = STORED.get(name)
     known = stored is not None and schema in ("", stored.schema)
     if not known or str(node.get("catalog_name", "")).lower() not in ("", catalog):
-        full = f"{schema}.{name}" if schema else name
-        raise UnsupportedError(
-            f"{full} has no versions: it is no stored table.", hint=f"Tables with versions are {', '.join(STORED)}."
-        )
+        raise no_versions(f"{schema}.{name}" if schema else name)
     if node.get("sample"):
         raise UnsupportedError(
             f"AT and TABLESAMPLE on one reference to {name} are not offered.",
@@ -81,6 +78,13 @@ def read_reference(node: Mapping[str, Any], catalog: str) -> Travel:
     if value["class"] == "CONSTANT" and value["literal"]["kind"] in ("INTEGER", "STRING"):
         return Travel(name, unit, str(value["literal"]["text"]), None)
     raise UnsupportedError(f"AT ({unit} => …) takes a plain value and no expression here.", hint=_UNITS[unit])
+
+
+def no_versions(name: str) -> UnsupportedError:
+    """Return the error for a table that is not stored, or not to be seen."""
+    return UnsupportedError(
+        f"{name} has no versions: it is no stored table.", hint="Tables with versions are those of system.tables."
+    )
 
 
 def _bound(parameters: Sequence[Any] | Mapping[str, Any], name: str) -> Any:

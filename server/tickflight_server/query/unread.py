@@ -10,11 +10,10 @@ for the trades of a day, which are in that day's parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from tickflight_server.query.filters import And, Compare, Filter, In, IsNull, Literal, Not, Or, Unknown
+from tickflight_server.query.filters import And, Compare, Filter, In, IsNull, Literal, Not, Or, Unknown, conjuncts
 from tickflight_server.query.probe import Filters
 from tickflight_server.query.prune import PartCandidates, may_fail
 from tickflight_server.store import PartIndex
@@ -51,7 +50,7 @@ def _all_pass(column: str, parts: PartIndex, filters: Filters) -> bool:
     candidates = PartCandidates(parts)
     for one in filters:
         mine = []
-        for condition in () if one is None else _conditions(one):
+        for condition in () if one is None else conjuncts(one):
             named = _named(condition)
             if named is None or (column in named and not _is_simple(condition)):
                 return False
@@ -77,15 +76,6 @@ def _least(column: str, parts: PartIndex) -> str:
     if column == "seq":
         return f"{int(parts.min_seq.min())}::BIGINT"
     return f"TIMESTAMP '{_EPOCH + timedelta(microseconds=int(parts.min_us.min()))}'"
-
-
-def _conditions(node: Filter) -> Iterator[Filter]:
-    """Yield conditions all of which ``node`` asks for."""
-    if isinstance(node, And):
-        yield from _conditions(node.left)
-        yield from _conditions(node.right)
-    else:
-        yield node
 
 
 def _named(node: Filter) -> frozenset[str] | None:

@@ -43,7 +43,7 @@ _STATE: Mapping[str, str] = {
 _SLOW: Mapping[str, tuple[str, ...]] = {"function": ("MACRO", "FUNCTION", "CASCADE"), "column": ("COMMENT",)}
 _State = set[tuple[Any, ...]]
 _MACROS = f"""
-SELECT function_name, function_type FROM duckdb_functions()
+SELECT function_name, function_type, macro_definition FROM duckdb_functions()
 WHERE database_name = '{CATALOG}' AND schema_name NOT IN ('market', 'system') AND function_type LIKE '%macro'
 """
 _VIEWS = f"""
@@ -105,6 +105,8 @@ class Workspace:
         self.version = 0
         """Another number whenever the views and macros are others."""
         # what macros, and the users' views, read by name
+        self._refused: frozenset[str] = frozenset()
+        """Views and macros of an older version of the server, which call what is not offered any more."""
         self._calls = {m.name: frozenset(("market", table) for table in m.reads) for m in MARKET_MACROS.values()}
         with self.connection() as connection:
             self.refresh(connection)
@@ -164,13 +166,20 @@ class Workspace:
         views = connection.execute(_VIEWS).fetchall()
         macros = connection.execute(_MACROS).fetchall()
         every = frozenset(("", name) for name in (*STORED, *SYSTEM_TABLES))
-        calls: dict[str, frozenset[tuple[str, str]]] = {name.lower(): every for name, _ in macros}
+        calls: dict[str, frozenset[tuple[str, str]]] = {name.lower(): every for name, _, _ in macros}
         with self._lock:
-            self._connections.macros |= {name.lower() for name, kind in macros if kind == "table_macro"}
+            self._connections.macros |= {name.lower() for name, kind, _ in macros if kind == "table_macro"}
+        refused = set()
         with self._connections.reader() as reader:
             for name, sql in views:
-                calls[name.lower()] = _tables_of(reader, sql, every)
+                query = sql.partition(" AS ")[2].strip().rstrip(";")
+                calls[name.lower()] = _tables_of(reader, query, every)
+                refused |= {name.lower()} if _is_refused(reader, query) else set()
+            for name, kind, body in macros:
+                query = body if kind == "table_macro" else f"SELECT {body}"
+                refused |= {name.lower()} if _is_refused(reader, query) else set()
         with self._lock:
+            self._refused = (self._refused - calls.keys()) | refused
             # what a name read before, it may read again: in another session, or when a transaction is rolled back
             self._calls = self._calls | {name: self._calls.get(name, frozenset()) | calls[name] for name in calls}
             self.version += 1
@@ -181,7 +190,11 @@ class Workspace:
         return not ours or not statement.functions.isdisjoint(self._calls)
 
     def reads(self, statement: Statement) -> frozenset[tuple[str, str]]:
-        """Return the tables that ``statement`` refers to, through the users' views and macros, too."""
+        """Return the tables that ``statement`` refers to, through the users' views and macros, too.
+
+        Raises:
+            PermissionDeniedError: one of them was made when more was offered.
+        """
         calls = self._calls
         if not calls:
             return statement.tables
@@ -192,6 +205,10 @@ class Workspace:
             name = pending.pop()
             if name not in seen and name in calls:
                 seen.add(name)
+                if name in self._refused:
+                    raise PermissionDeniedError(
+                        f"{name[:100]} calls what is not offered here any more.", hint="Drop it, and make another."
+                    )
                 found |= calls[name]
                 pending += [n for _, n in calls[name]]
         return frozenset(found)
@@ -259,11 +276,21 @@ def _arrow(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> pa.
         return pa.schema([])
 
 
-def _tables_of(reader: StatementReader, sql: str, every: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+def _tables_of(reader: StatementReader, query: str, every: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
     """Return what a view's query reads; everything if it cannot be read."""
-    _, _, query = sql.partition(" AS ")
     try:
-        statement = reader.read(query.strip().rstrip(";"))
+        statement = reader.read(query)
     except ServerError:
         return every
     return statement.tables | {("", name) for name in statement.functions}
+
+
+def _is_refused(reader: StatementReader, query: str) -> bool:
+    """Return whether a view's query or a macro's body names what is not for users."""
+    try:
+        reader.read(query)
+    except PermissionDeniedError:
+        return True
+    except ServerError:
+        return False  # it does not bind or parse by itself
+    return False

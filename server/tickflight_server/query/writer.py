@@ -18,9 +18,10 @@ from tickflight_server.errors import InputError, NotFoundError, PermissionDenied
 from tickflight_server.query.connections import look_as
 from tickflight_server.query.database import engine_parameters, set_now
 from tickflight_server.query.engine import Engine
+from tickflight_server.query.narrowing import with_narrowing
 from tickflight_server.query.planning import Started
 from tickflight_server.query.probe import Filters
-from tickflight_server.query.session import Seat, SqlSession, Transaction
+from tickflight_server.query.session import Options, Seat, SqlSession, Transaction
 from tickflight_server.query.statement import Parameters
 from tickflight_server.query.stopping import Stopper
 from tickflight_server.query.trees import CATALOG, quoted
@@ -72,10 +73,12 @@ class Writer:
         transaction: Transaction | None = None,
         cuts: Mapping[str, int] | None = None,
         started: Started | None = None,
+        options: Options | None = None,
     ) -> Outcome:
         """Run a statement that is no query, once for each of ``rows`` of values, all or none.
 
-        With ``cuts`` it reads of each stored table the rows with ``seq`` up to the table's.
+        With ``cuts`` it reads of each stored table the rows with ``seq`` up to the table's. ``options`` are the
+        session's, and say who asks.
 
         Raises:
             PermissionDeniedError: it would change what is the server's.
@@ -88,15 +91,23 @@ class Writer:
         if writing.kind == "transaction":
             return _run_transaction(writing.sql, session, transaction)
 
+        options = options or session.options
+
         def run(connection: duckdb.DuckDBPyConnection) -> Outcome:
             return _run_writing(connection, writing, rows, self._workspace)
 
+        filters: dict[str, Filters | None] = {}
+
         def opened(connection: duckdb.DuckDBPyConnection, held: ExitStack) -> None:
             set_now(connection, self._engine.clock.now_us())
-            filters = self._filters(writing, session, started) if len(rows) == 1 and not rows[0] else {}
-            self._engine.opening.give_writing(connection, writing, filters, cuts, held)
+            if len(rows) == 1 and not rows[0]:
+                filters.update(self._filters(writing, options, started))
+            self._engine.opening.give_writing(connection, writing, filters, cuts, held, options)
 
-        return self._within(session, transaction, writing.temporary, started, opened, run)
+        try:
+            return self._within(session, transaction, writing.temporary, started, options, opened, run)
+        except ServerError as error:
+            raise with_narrowing(error, writing.reads, self._engine.store, cuts, filters) from None
 
     def ingest(
         self,
@@ -106,6 +117,7 @@ class Writer:
         session: SqlSession,
         transaction: Transaction | None = None,
         started: Started | None = None,
+        options: Options | None = None,
     ) -> int:
         """Take rows into a table of the users', all or none; return how many.
 
@@ -117,15 +129,16 @@ class Writer:
         def run(connection: duckdb.DuckDBPyConnection) -> int:
             return _ingest(connection, target, reader, self._workspace)
 
-        return self._within(session, transaction, target.temporary, started, lambda *_: None, run)
+        options = options or session.options
+        return self._within(session, transaction, target.temporary, started, options, lambda *_: None, run)
 
-    def _filters(self, writing: Writing, session: SqlSession, started: Started | None) -> Mapping[str, Filters | None]:
+    def _filters(self, writing: Writing, options: Options, started: Started | None) -> Mapping[str, Filters | None]:
         """Return what reaches the scans of a statement that has no parameters: its query can be planned by itself."""
         if not writing.runs or writing.query is None or not writing.reads.readings():
             return {}
         try:
             query = self._engine.resolved(writing.query)
-            return self._engine.plan(query, options=session.options, started=started).filters
+            return self._engine.plan(query, options=options, started=started).filters
         except ServerError:  # it names what only the transaction has: then all is opened
             return {}
 
@@ -135,6 +148,7 @@ class Writer:
         transaction: Transaction | None,
         temporary: bool,
         started: Started | None,
+        options: Options,
         opened: Callable[[duckdb.DuckDBPyConnection, ExitStack], None],
         run: Callable[[duckdb.DuckDBPyConnection], Result],
     ) -> Result:
@@ -143,15 +157,15 @@ class Writer:
         if seat is None and temporary:
             seat = session.home
         with ExitStack() as held:
-            self._engine.enter(held)
+            self._engine.shared.enter(held, options, started)
             if seat is None:
-                connection = self._engine.connections.connect(session.options)
+                connection = self._engine.connections.connect(options)
                 held.callback(connection.close)
             else:
                 connection = held.enter_context(seat.taken())
             try:
                 if seat is not None:
-                    look_as(connection, session.options)
+                    look_as(connection, options)
                     if transaction is not None:
                         seat.begin()
                 opened(connection, held)

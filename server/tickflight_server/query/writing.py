@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 import duckdb
 
 from tickflight_server.errors import PermissionDeniedError, StatementError, UnsupportedError
-from tickflight_server.query.allowed import TABLE_FUNCTIONS, Found, check_file, check_function, look
+from tickflight_server.query.allowed import Found, check_file, check_function, check_internal, look
+from tickflight_server.query.caps import CAPPED, FORMATS
 from tickflight_server.query.own_functions import OwnCall
 from tickflight_server.query.statement import Statement, StatementReader
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
@@ -48,6 +49,9 @@ _INSTEAD: Mapping[str, str] = {
     "PREPARE": "Prepare statements through the driver.",
     "EXECUTE": "Run prepared statements through the driver.",
 }
+# what a table's name follows
+_ENGINES = frozenset({"main", "system", "pg_catalog", "market"})  # schemas in which a function of the engine is found
+_NAMED_AFTER = frozenset({"table", "view", "exists", "into", "references"})
 _CREATE = re.compile(r"CREATE(?: OR REPLACE)?( TEMP| TEMPORARY)?(?: PERSISTENT)?(?: UNIQUE)? (\w+)", re.IGNORECASE)
 _DATA = re.compile(r"\bWITH\s+(NO\s+)?DATA\s*;?\s*\Z", re.IGNORECASE)
 _WRAP = "WITH __writing AS (\n"
@@ -111,6 +115,8 @@ class WritingReader:
         words = list(_words(sql))
         if kind in ("setting", "transaction"):
             return Writing(kind, verb, sql, _nothing(sql))
+        if words[0].lower == "deallocate":
+            raise PermissionDeniedError("DEALLOCATE is not for users of this server.", hint=_INSTEAD["PREPARE"])
         _check_words(words)
         if verb == "MERGE_INTO":
             return self._merge(sql, words)
@@ -123,13 +129,13 @@ class WritingReader:
     def _verb(sql: str) -> str:
         try:
             statements = duckdb.extract_statements(sql)
+            if len(statements) != 1:
+                raise UnsupportedError("more than one statement is not offered here.", hint="Send one at a time.")
+            return str(statements[0].type.name)
         except duckdb.Error as error:
             raise StatementError(str(error).strip()) from None
         except ValueError as error:  # a kind that the Python package has no name for
-            raise UnsupportedError(f"the statement is not offered here: {error}") from None
-        if len(statements) != 1:
-            raise UnsupportedError("more than one statement is not offered here.", hint="Send one at a time.")
-        return str(statements[0].type.name)
+            raise UnsupportedError("a statement of this kind is not offered here.") from error
 
     def _rows(self, sql: str, verb: str) -> Writing:
         tree = self._reader.parse(f"{_WRAP}{_without_end(sql)}\n) SELECT 1", sql)
@@ -141,7 +147,7 @@ class WritingReader:
             _check_target(schema, name)
         # places in the tree count from the wrapping
         text = self._reader.qualify(sql, [p - len(_WRAP) for p in found.system])
-        reads = _reading(text, found, found.tables - found.targets)
+        reads = replace(_reading(text, found, found.tables - found.targets), stored=self._reader.stored)
         query = self._inner(sql, _body_of_insert(sql)) if verb == "INSERT" else None
         return Writing("rows", verb, text, reads, query, found.returning)
 
@@ -177,13 +183,14 @@ class WritingReader:
             read = self._reader.read(body[table.end() :] if table else f"SELECT {body}")
             _refuse_owns("CREATE MACRO", read.owns)
             tables |= read.tables
-        reads = Statement(sql, frozenset(tables), explain=False, probe_sql=sql)
+        reads = Statement(sql, frozenset(tables), explain=False, probe_sql=sql, stored=self._reader.stored)
         return Writing("object", "CREATE", sql, reads, temporary=temporary, runs=False)
 
     def _merge(self, sql: str, words: list[_Word]) -> Writing:
         """Its tables are those whose names are among its words: some of them too many, none too few."""
         if any(w.lower in ("select", "from", "with") for w in words):
             raise UnsupportedError("MERGE with a query in it is not offered.", hint="Put the query into a table first.")
+        _refuse_large("MERGE", words)
         source = next((w for before, w in pairwise(words) if before.lower == "using"), None)
         if source is not None and source.called:
             raise PermissionDeniedError(f"MERGE … USING {source.text}() is not offered.", hint="Name a table.")
@@ -194,7 +201,13 @@ class WritingReader:
         _check_target(schema, name)
         tables = frozenset(("", w) for w in named if w in STORED or w in SYSTEM_TABLES)
         returning = "returning" in named
-        return Writing("rows", "MERGE", sql, Statement(sql, tables, explain=False, probe_sql=sql), returning=returning)
+        return Writing(
+            "rows",
+            "MERGE",
+            sql,
+            Statement(sql, tables, explain=False, probe_sql=sql, stored=self._reader.stored),
+            returning=returning,
+        )
 
     def _inner(self, sql: str, body: tuple[int, int] | None) -> Statement | None:
         if body is None:
@@ -250,20 +263,42 @@ def _words(sql: str) -> Iterator[_Word]:
 
 
 def _check_words(words: list[_Word]) -> None:
-    """Refuse what reads a file or tells about the machine, by its name alone."""
+    """Refuse what is not for users by its name alone, wherever it stands; a table may have a function's name."""
+    naming = False
     for before, word in zip([None, *words], words, strict=False):
+        last = before.lower if before is not None else ""
         name = word.text.strip('"')
-        if word.called and not word.quoted:
+        starts = word.text != "." and (last in _NAMED_AFTER or (last == "on" and words[1].lower in ("index", "unique")))
+        naming = starts or (naming and "." in (word.text, last))
+        if word.quoted:
+            if last in ("from", "join", "using", "into", "table"):
+                check_file(word.text.strip("'"))
+            continue
+        check_internal(name)
+        if word.called and not naming:
             check_function(name)
-            if name.lower().startswith(("read_", "parquet_", "glob", "sniff_")) and name.lower() not in TABLE_FUNCTIONS:
-                raise PermissionDeniedError(f"function {name}() is not for users.", hint=_INGEST)
-        if word.quoted and before is not None and before.lower in ("from", "join", "using", "into", "table"):
-            check_file(word.text.strip("'"))
 
 
 def _refuse_queries(verb: str, words: list[_Word]) -> None:
     if any(w.lower in ("select", "from") and not w.quoted for w in words):
         raise UnsupportedError(f"{verb} with a query in it is not offered.", hint="Make a table of the query first.")
+    _refuse_large(verb, words)
+
+
+def _refuse_large(verb: str, words: list[_Word]) -> None:
+    """Refuse what makes much of little where no tree tells its arguments, and a definition could not hold the check."""
+    names = [w.lower.strip('"') for w in words]
+    for place, word in enumerate(words):
+        name = names[place]
+        if not word.called or word.quoted or not (name in CAPPED or name in FORMATS):
+            continue
+        path = names[place - 2] if place > 1 and names[place - 1] == "." else ""
+        named = names[place - 1] in _NAMED_AFTER or (place > 1 and names[place - 1] == "." and path not in _ENGINES)
+        plain = verb == "MERGE" and name in CAPPED and not path
+        if not named and not plain:
+            raise PermissionDeniedError(
+                f"{verb} with {name}() is not offered here.", hint="Call it in the query whose rows are inserted."
+            )
 
 
 def _refuse_owns(verb: str, owns: Collection[OwnCall]) -> None:

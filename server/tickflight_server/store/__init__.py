@@ -4,6 +4,7 @@ from tickflight_server.store.committer import Ack
 from tickflight_server.store.parts import PartIndex
 from tickflight_server.store.pins import Pin, PinBoard
 from tickflight_server.store.ring import Segment
+from tickflight_server.store.seen import SeenStore
 from tickflight_server.store.snapshot import TableSnapshot
 from tickflight_server.store.store import Store
 from tickflight_server.store.table import Table
@@ -16,6 +17,7 @@ __all__ = [
     "PartIndex",
     "Pin",
     "PinBoard",
+    "SeenStore",
     "Segment",
     "Store",
     "Table",

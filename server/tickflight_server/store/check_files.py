@@ -17,7 +17,10 @@ from tickflight_server.store.seqset import SeqSet, count, show, to_ranges
 from tickflight_server.store.version_scan import find_table_writers
 
 # what a later version may keep there: pins of readers, and copies of parts that lie on another storage
-_OWN = ("writer", "writer.new", "lock", "log", "spill", "damaged", "pins", "tier", "cache")
+_OWN = (
+    *("writer", "writer.new", "lock", "log", "spill", "damaged", "pins", "tier", "cache", "audit"),
+    *("users.json", "tokens.json"),
+)
 
 
 def find_writer(layout: Layout, report: CheckReport, tables: list[str]) -> UUID | None:

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from deltalake import DeltaTable, Schema
 
 from tickflight_server.errors import StorageError
-from tickflight_server.store.files import sync_file, sync_folder, write_again, write_all
+from tickflight_server.files import close_to_others, sync_file, sync_folder, write_again, write_all
 
 FOLDER = "_delta_log"
 _VERSION = re.compile(r"(\d{20})\.json")
@@ -116,11 +116,16 @@ def write_version_again(table: Path, version: int) -> None:
 def _settle(table: Path, version: int, settle: Callable[[Path], None]) -> None:
     folder = table / FOLDER
     name = f"{version:020d}"
+    # delta-rs makes them as the umask says
+    close_to_others(folder)
+    for made in folder.glob(f"{name}.*"):
+        close_to_others(made)
     settle(folder / f"{name}.json")
     if (checkpoint := folder / f"{name}.checkpoint.parquet").exists():
         # whoever opens the table next starts from it
         settle(checkpoint)
         if (pointer := folder / "_last_checkpoint").exists():
+            close_to_others(pointer)
             settle(pointer)
     sync_folder(folder)
     sync_folder(table)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tickflight_server.errors import ConfigError, FolderInUseError
+from tickflight_server.files import claim_folder, close_to_others, sync_folder, write_all
 from tickflight_server.paths import Layout
-from tickflight_server.store.files import make_folder, sync_folder, write_all
 
 
 class FolderLock:
@@ -26,18 +28,24 @@ class FolderLock:
         """Make the folder if missing and hold it.
 
         Raises:
-            ConfigError: the folder cannot be made or written, or another process holds it.
+            ConfigError: the folder cannot be made or written, is another user's, others may write in it, or another
+                process holds it.
         """
-        root = self._layout.root
+        root, internal = self._layout.root, self._layout.internal
         try:
-            make_folder(self._layout.internal)
+            # a folder with other things in it keeps its mode: what is made in it is private by itself
+            claim_folder(root, ours=internal.is_dir())
+            claim_folder(internal)
+            tables = (path for path in root.iterdir() if (path / "_delta_log").is_dir())
+            for path in (*internal.iterdir(), *tables):
+                close_to_others(path)
             fd = os.open(self._layout.lock, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise _unusable(root, error) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            owner = os.read(fd, 64).decode(errors="replace").strip() or "unknown"
+            owner = " ".join(os.read(fd, 512).decode(errors="replace").split()) or "unknown"
             os.close(fd)
             raise FolderInUseError(
                 f"the data folder {root} is used by another server (process {owner}).",
@@ -46,7 +54,8 @@ class FolderLock:
             ) from None
         try:
             os.ftruncate(fd, 0)
-            os.write(fd, str(os.getpid()).encode())
+            since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            write_all(fd, f"{os.getpid()} on {socket.gethostname()} since {since}\n".encode())
         except OSError as error:
             os.close(fd)
             raise _unusable(root, error) from None

@@ -19,8 +19,8 @@ from pathlib import Path
 import structlog
 
 from tickflight_server.errors import BusyError, StorageError, TooLargeError
+from tickflight_server.files import make_folder
 from tickflight_server.paths import cache_file_name, is_cache_file_name
-from tickflight_server.store.files import make_folder
 from tickflight_server.store.tier import Tier, part_fault
 
 LOG = structlog.get_logger(__name__)

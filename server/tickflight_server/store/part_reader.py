@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from tickflight_server.errors import StorageError
@@ -83,3 +85,21 @@ def _repeated(text: str, kind: pa.DataType, rows: int) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, kind.index_type), rows), pa.array([text]))
     return pa.repeat(pa.scalar(text, kind), rows)
+
+
+class _Rows(ds.InMemoryDataset):  # type: ignore[misc]
+    """Some columns of a dataset: whoever scans it, or asks for its schema, meets no others."""
+
+    def __init__(self, rows: ds.Dataset, schema: pa.Schema) -> None:
+        super().__init__(schema.empty_table())
+        self._rows = rows
+
+    def scanner(self, columns: Any = None, filter: Any = None, **kwargs: Any) -> ds.Scanner:
+        """Return a scan of the rows."""
+        return self._rows.scanner(columns=self.schema.names if columns is None else columns, filter=filter, **kwargs)
+
+
+def rows_from(paths: Sequence[str], schema: pa.Schema, since: pa.Scalar, columns: pa.Schema) -> ds.Dataset:
+    """Return ``columns`` of the rows of parts, which have ``schema``, with a ``timestamp`` of ``since`` or later."""
+    parts = ds.dataset(list(paths), schema=schema, format=ds.ParquetFileFormat())
+    return _Rows(parts.filter(ds.field("timestamp") >= since), columns)

@@ -72,18 +72,6 @@ class Sums(NamedTuple):
     names: list[str]
 
 
-def columns_are_whole(path: Path, end: str, columns: Collection[str]) -> bool:
-    """Return whether the end of a part is as its checksum ``end`` says, and then whether ``columns`` are.
-
-    Columns that the file does not have are as whole as can be.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    sums = read_sums(path, end)
-    return sums is not None and chunks_are_whole(path, sums, columns)
-
-
 def read_sums(path: Path, end: str) -> Sums | None:
     """Return what the end of a part says, None if it is not as its checksum ``end`` says.
 

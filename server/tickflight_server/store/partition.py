@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from tickflight_server.errors import StorageError
+from tickflight_server.files import make_folders, sync_file, sync_folder, write_all
 from tickflight_server.paths import parse_part_file_name, part_file_name, partition_folder
-from tickflight_server.store.files import make_folders, sync_file, sync_folder, write_all
 from tickflight_server.store.key_parts import key_metadata
 from tickflight_server.store.part_sums import with_sums
 

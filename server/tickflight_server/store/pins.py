@@ -22,8 +22,8 @@ from typing import Any
 
 from tickflight_server.clock import Clock
 from tickflight_server.errors import BusyError, InputError, NotFoundError, StorageError, TooLargeError
+from tickflight_server.files import make_folder, sync_folder
 from tickflight_server.paths import PINS_NAME
-from tickflight_server.store.files import make_folder, sync_folder
 
 _FORMAT = 1
 _ID_BYTES = 12

@@ -22,8 +22,8 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from tickflight_server.config import MIB, TierSettings
 from tickflight_server.errors import ConfigError
+from tickflight_server.files import make_folders, sync_folder
 from tickflight_server.paths import is_partial_file_name, partial_file_name
-from tickflight_server.store.files import make_folders, sync_folder
 
 CHUNK_BYTES = 8 * MIB  # one request of an upload, one piece of a download
 # With these, requests to a store that refuses connections end after some 5 s; one that stalls, after 2 × timeout_s.

@@ -20,9 +20,9 @@ import structlog
 
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.errors import StorageError
+from tickflight_server.files import make_folder, sync_folder
 from tickflight_server.store.check import Checker
 from tickflight_server.store.delta_log import FOLDER
-from tickflight_server.store.files import make_folder, sync_folder
 from tickflight_server.store.log_scan import FileScan, read_log
 from tickflight_server.store.record import AppendRecord
 from tickflight_server.store.repair_log import Fragments

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tickflight_server.files import make_folder, sync_folder
 from tickflight_server.paths import Layout
-from tickflight_server.store.files import make_folder, sync_folder
 from tickflight_server.store.seqset import Range
 
 REPORT = "report.json"

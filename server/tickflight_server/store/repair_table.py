@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tickflight_server.config import LakehouseSettings
+from tickflight_server.files import make_folder, make_folders, sync_folder
 from tickflight_server.store.catalog import TableCatalog
 from tickflight_server.store.check import TableScan, decode, kept_rows, uncovered
 from tickflight_server.store.check_files import judge_unlisted
 from tickflight_server.store.evolution import adapt
-from tickflight_server.store.files import make_folder, make_folders, sync_folder
 from tickflight_server.store.part_scan import Unlisted, read_columns, read_seq
 from tickflight_server.store.partition import Part, PartOptions, PartWriter, partition_rows
 from tickflight_server.store.parts import Ints

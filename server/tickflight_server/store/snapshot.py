@@ -72,6 +72,10 @@ class TableSnapshot:
 
     ``version`` is the Delta table version that the parts come from, ``last_seq`` the newest row's ``seq``. With
     ``upto``, only the rows with ``seq <= upto`` belong to the cut; what is known to hold later rows only is left out.
+
+    Of one that was narrowed to what somebody may see, ``table`` has the columns that they may, ``segments`` and
+    ``parts`` the rows, but that rows of parts from before ``since_us`` (microseconds since 1970) are still to be left
+    out; ``whole`` is the cut that it was made of.
     """
 
     table: TableSchema
@@ -80,6 +84,8 @@ class TableSnapshot:
     version: int
     last_seq: int
     upto: int | None = None
+    since_us: int | None = None
+    whole: TableSnapshot | None = None
 
 
 def take_snapshot(table: TableSchema, state: TableState, upto: int | None = None) -> TableSnapshot:

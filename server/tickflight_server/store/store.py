@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import structlog
 
+from tickflight_server.audit import NO_AUDIT, Audit
 from tickflight_server.clock import Clock, SystemClock
 from tickflight_server.config import MIB, LakehouseSettings
 from tickflight_server.errors import BusyError, NotFoundError, TooLargeError
@@ -65,6 +66,8 @@ class Store:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.audit: Audit = NO_AUDIT
+        """Where it is recorded who does what; a server sets it."""
         self._clock = clock or SystemClock()
         self._schemas = tables
         self._background = background

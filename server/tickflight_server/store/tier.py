@@ -17,9 +17,9 @@ from obstore.exceptions import BaseError
 
 from tickflight_server.config import MIB, TierSettings
 from tickflight_server.errors import StorageError
+from tickflight_server.files import sync_folder
 from tickflight_server.metrics import Metrics
 from tickflight_server.paths import parse_part_file_name, part_checksum, partial_file_name
-from tickflight_server.store.files import sync_folder
 from tickflight_server.store.places import Bucket, DamagedError, Folder, Place, explain, open_private
 
 _PARQUET = b"PAR1"  # a Parquet file begins and ends with it

@@ -19,8 +19,8 @@ from uuid import UUID
 import pyarrow.parquet as pq
 
 from tickflight_server.errors import StorageError
+from tickflight_server.files import make_folder
 from tickflight_server.store.delta_log import FOLDER, version_files
-from tickflight_server.store.files import make_folder
 from tickflight_server.store.part_scan import first_line
 
 HINT = "_last_checkpoint"

@@ -20,8 +20,8 @@ from uuid import UUID
 import structlog
 
 from tickflight_server.errors import LogClosedError, LogCorruptError, StorageError
+from tickflight_server.files import make_folder, sync_file, sync_folder, write_all
 from tickflight_server.paths import log_file_name, parse_log_file_name
-from tickflight_server.store.files import make_folder, sync_file, sync_folder, write_all
 from tickflight_server.store.record import (
     ALIGN,
     FILE_HEADER,

@@ -22,7 +22,7 @@ USERS = AuthSettings(users={"ann": SecretStr("secret")})
     [
         (Settings(feeds=[FEED], auth=USERS), True),
         (Settings(auth=USERS), False),
-        (Settings(feeds=[FEED]), False),
+        (Settings(feeds=[FEED]), True),  # users may be added while it runs
         (Settings(feeds=[FEED], auth=USERS, collector=CollectorSettings(token=SecretStr("mine"))), False),
         (
             Settings(feeds=[FEED], auth=USERS, collector=OWN_USER),

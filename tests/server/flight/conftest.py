@@ -57,8 +57,8 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., FlightHere]]:
     """Start servers on an empty data folder each."""
     made: list[FlightHere] = []
 
-    def make(*, auth: dict[str, Any] | None = None, **query: Any) -> FlightHere:
-        made.append(FlightHere(tmp_path / f"lake{len(made)}", auth=auth, query=query))
+    def make(*, auth: dict[str, Any] | None = None, roles: dict[str, Any] | None = None, **query: Any) -> FlightHere:
+        made.append(FlightHere(tmp_path / f"lake{len(made)}", auth=auth, roles=roles, query=query))
         return made[-1]
 
     yield make

@@ -12,9 +12,12 @@ from pyarrow import flight
 
 from tickflight.wire.actions import CloseSessionRequest
 from tickflight.wire.commands import CommandGetTableTypes
-from tickflight_server.config import AuthSettings
+from tickflight_server.config import ANONYMOUS, AuthSettings
 from tickflight_server.errors import AuthenticationError
-from tickflight_server.flight.auth import ANONYMOUS, Authenticator, Call, Session
+from tickflight_server.flight.auth import Call
+from tickflight_server.identity.authenticator import Authenticator
+from tickflight_server.identity.rights import Roles
+from tickflight_server.identity.sessions import Session
 
 TICKET = flight.Ticket(CommandGetTableTypes().serialize())
 CLOSED = {"users": {"ada": "pass:wörd", "bob": "b"}, "tokens": {"robot": "r0b0t"}}
@@ -42,7 +45,7 @@ def clock() -> Clock:
 
 
 def make(clock: Clock, **settings: Any) -> Authenticator:
-    return Authenticator(AuthSettings(**{**CLOSED, **settings}), clock)
+    return Authenticator(AuthSettings(**{**CLOSED, **settings}), Roles({}), clock)
 
 
 def test_password_gives_a_token_that_is_known_afterwards(clock: Clock) -> None:
@@ -133,19 +136,19 @@ def test_longest_unused_session_goes_first(clock: Clock) -> None:
 
 @pytest.mark.parametrize("header", [None, basic("anyone", "x"), basic("", ""), "Bearer of-another-run"])
 def test_open_server_takes_whatever_is_sent(clock: Clock, header: str | None) -> None:
-    session = Authenticator(AuthSettings(), clock).identify(header, login=False)
+    session = Authenticator(AuthSettings(), Roles({}), clock).identify(header, login=False)
     assert session.user in (ANONYMOUS, "anyone", "")
 
 
 def test_open_server_remembers_a_bounded_number_of_names(clock: Clock) -> None:
-    authenticator = Authenticator(AuthSettings(sessions_max=5), clock)
+    authenticator = Authenticator(AuthSettings(sessions_max=5), Roles({}), clock)
     for i in range(50):
         authenticator.identify(basic(f"user{i}", "x"), login=False)
-    assert len(authenticator._by_basic) == len(authenticator._sessions) == 5
+    assert len(authenticator._logins) == 5
 
 
 def test_call_frees_what_it_held_once_and_last_first() -> None:
-    call, freed = Call(Session("", "u", 0), {}), []
+    call, freed = Call(Session("", "u", 0, Roles({}).rights(["user"])), {}), []
     for number in range(3):
         call.hold(lambda number=number: freed.append(number))  # type: ignore[misc]
     call.call_completed(None)

@@ -62,8 +62,8 @@ def test_every_command_and_action_of_the_server_is_told(served_tables: dict[str,
 
 @pytest.fixture
 def served_tables(served: Any) -> dict[str, Any]:
-    server = served.flight
-    return {name: getattr(server, f"_{name}") for name in ("infos", "schemas", "puts", "actions")}
+    server = served.flight.main
+    return {name: getattr(server, name) for name in ("infos", "schemas", "puts", "actions")}
 
 
 def test_every_message_is_served_or_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tickflight_server.errors import InputError, NotFoundError
+from tickflight_server.errors import CrowdedError, InputError, NotFoundError
 from tickflight_server.flight.handles import Handles
 
 
@@ -110,3 +110,32 @@ def test_handles_that_users_make_up_are_bounded(handles: Handles[int], clock: Cl
     clock.seconds = 11
     handles.sweep()
     assert handles.values() == []
+
+
+def test_nobodys_go_because_another_made_too_many(clock: Clock) -> None:
+    handles: Handles[int] = Handles("thing", clock, most=10, idle_s=10)
+    kept = [handles.add("quiet", number) for number in range(3)]
+    for number in range(100):
+        handles.add("busy", number)
+    assert [handles.get("quiet", handle) for handle in kept] == [0, 1, 2]
+    assert len(handles.values()) == 10
+    handles.add("third", 7)
+    assert len(handles.values()) == 10
+    assert [handles.get("quiet", handle) for handle in kept] == [0, 1, 2]
+
+
+def test_of_too_many_of_a_users_own_the_oldest_goes_or_the_new_one_is_refused(clock: Clock) -> None:
+    ended: list[int] = []
+    handles: Handles[int] = Handles("thing", clock, most=10, idle_s=10, ended=ended.append)
+    kept = [handles.add("ada", number, 3) for number in range(5)]
+    assert ended == [0, 1]
+    with pytest.raises(CrowdedError, match=r"^resource exhausted \(limits\.things\): you keep 3 things"):
+        handles.add("ada", 5, 3, refuse="limits.things")
+    handles.remove("ada", kept[-1])
+    handles.add("ada", 5, 3, refuse="limits.things")
+    handles.keep("ada", b"mine", 6, 3)
+    assert ended == [0, 1, 2]
+    handles.add("bob", 7, 3, refuse="limits.things")
+    clock.seconds = 11
+    handles.add("ada", 8, 1, refuse="limits.things")
+    assert handles.values() == [8]

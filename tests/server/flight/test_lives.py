@@ -182,12 +182,12 @@ def test_a_shutdown_ends_live_queries_as_unavailable(live: Open, server: FlightH
 
 
 def test_the_time_limit_is_of_an_update_and_not_of_the_stream(tmp_path: Path) -> None:
-    server = FlightHere(tmp_path / "lake", query={"statement_timeout_s": 0.3, "heartbeat_s": 0.1})
+    server = FlightHere(tmp_path / "lake", query={"statement_timeout_s": 1, "heartbeat_s": 0.2})
     try:
         server.store.append("trades", trades(10)).result()
         with flight.FlightClient(server.address) as client:
             stream = client.do_get(flight.Ticket(Live(COUNT, b"", 50).serialize()))
-            for _ in range(8):  # of 0.1 s each
+            for _ in range(8):  # of 0.2 s each
                 stream.read_chunk()
             stream.cancel()
             slow = client.do_get(flight.Ticket(Live(SLOW, b"", 50).serialize()))

@@ -7,17 +7,18 @@ import pytest
 from tickflight_server.errors import BusyError
 from tickflight_server.flight.auth import Call, Session
 from tickflight_server.flight.open_streams import OpenStreams
+from tickflight_server.identity.rights import Roles
 
 
 @pytest.fixture
 def call() -> Call:
-    return Call(Session("", "anonymous", 0.0), {})
+    return Call(Session("", "anonymous", 0.0, Roles({}).rights(["admin"])), {})
 
 
 def test_as_many_are_open_as_may_be_and_the_end_of_a_call_makes_room(call: Call) -> None:
     streams = OpenStreams(1)
     streams.enter(call, lambda: None)
-    other = Call(Session("", "anonymous", 0.0), {})
+    other = Call(Session("", "anonymous", 0.0, Roles({}).rights(["admin"])), {})
     with pytest.raises(BusyError, match=r"query\.streams_max"):
         streams.enter(other, lambda: None)
     call.call_completed(None)

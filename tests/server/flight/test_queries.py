@@ -332,7 +332,7 @@ def test_too_many_queries_are_told_to_come_later(
         streams = [client.do_get(endless) for _ in range(2)]
         for stream in streams:
             stream.read_chunk()
-        with raises_clean(flight.FlightUnavailableError, "2 queries run already"):
+        with raises_clean(flight.FlightUnavailableError, "2 statements run already"):
             client.do_get(flight.Ticket(Query("SELECT 1").serialize())).read_all()
         for stream in streams:
             stream.cancel()

@@ -27,6 +27,7 @@ from tickflight_server.flight.status import InvalidArgument, NotFound, Unimpleme
         (errors.CancelledError("m", hint="h"), flight.FlightCancelledError),
         (errors.BusyError("m", hint="h"), flight.FlightUnavailableError),
         (errors.LogClosedError("m", hint="h"), flight.FlightUnavailableError),
+        (errors.ResourceExhaustedError("m", hint="h"), flight.FlightInternalError),
         (errors.StorageError("m", hint="h"), flight.FlightInternalError),
         (errors.ServerError("m", hint="h"), flight.FlightInternalError),
     ],
@@ -34,7 +35,7 @@ from tickflight_server.flight.status import InvalidArgument, NotFound, Unimpleme
 def test_error_has_its_status_and_its_words(error: Exception, expected: type[Exception]) -> None:
     translated = to_flight(error)
     assert type(translated) is expected
-    assert str(translated).startswith("m Hint: h")
+    assert str(translated).removeprefix("resource exhausted: ").startswith("m Hint: h")
 
 
 def test_every_class_of_errors_has_a_status() -> None:

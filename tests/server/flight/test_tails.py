@@ -90,7 +90,7 @@ def freed(server: FlightHere, opened: int = 1) -> Iterator[None]:
     wait_until(lambda: tails(server)["tails"] == tails(server)["tails_ended"] and not len(server.flight._streams))
     assert time.monotonic() < deadline, "it is freed soon"
     assert tails(server)["tails"] - began == opened
-    assert len(server.flight._tails._tails._channels) == 0
+    assert len(server.flight.main._tails._tails._channels) == 0
     assert server.free_places == 4
 
 

@@ -76,3 +76,9 @@ def release(store: Store) -> Callable[[], None]:
                 pass
 
     return run
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether all there is is to be tried, and not a sample."""
+    return bool(request.config.getoption("--campaign") == "full")

@@ -16,12 +16,12 @@ from tickflight_server.config import QuerySettings
 from tickflight_server.query.database import find_place, make_database, relation, set_now
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.schemas import STORED
-from tickflight_server.store import Store
+from tickflight_server.store import SeenStore, Store
 
 
 @pytest.fixture
 def database(store: Store) -> Iterator[duckdb.DuckDBPyConnection]:
-    with make_database(store, QuerySettings(), f"{store.root}/") as made:
+    with make_database(SeenStore(store), QuerySettings(), f"{store.root}/") as made:
         made.execute("SET search_path = 'tickflight.market,tickflight.system'")
         set_now(made, 1_790_000_000_123_456)
         yield made
@@ -150,8 +150,11 @@ def test_a_large_query_spills_into_the_data_folder_where_it_may(store: Store) ->
     left = store.root / "_tickflight" / "spill" / "left-by-a-crash"
     left.parent.mkdir(parents=True)
     left.touch()
-    with make_database(store, QuerySettings(memory_mb=96), f"{store.root}/") as poor, pytest.raises(duckdb.Error):
+    with (
+        make_database(SeenStore(store), QuerySettings(memory_mb=96), f"{store.root}/") as poor,
+        pytest.raises(duckdb.Error),
+    ):
         rows(poor, LARGE)
     assert not left.exists()
-    with make_database(store, QuerySettings(memory_mb=96, spill_mb=2000), f"{store.root}/") as rich:
+    with make_database(SeenStore(store), QuerySettings(memory_mb=96, spill_mb=2000), f"{store.root}/") as rich:
         assert rows(rich, LARGE) == [(6_000_000,)]

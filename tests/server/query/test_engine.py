@@ -14,8 +14,8 @@ import pytest
 from tickflight_server.errors import (
     BusyError,
     CancelledError,
-    InputError,
     PermissionDeniedError,
+    ResourceExhaustedError,
     ServerError,
     StatementError,
     TooLargeError,
@@ -350,7 +350,7 @@ def test_ten_megabytes_of_sql_are_refused(engine: Engine) -> None:
         ("SELECT 1 AS x, 2 AS x, 3 AS x_1", 1),
         ("FROM trades", 120),
         ("FROM trades SELECT DISTINCT symbol", 3),
-        ("SHOW TABLES", 26),
+        ("SHOW TABLES", 28),
         ("DESCRIBE trades", 10),
         ("SUMMARIZE trades", 10),
         ("DESCRIBE system.parts", 14),
@@ -359,7 +359,7 @@ def test_ten_megabytes_of_sql_are_refused(engine: Engine) -> None:
         ("EXPLAIN (ANALYZE, FORMAT json) FROM trades", 1),
         ("-- first\nEXPLAIN FROM trades", 1),
         ("SELECT * FROM range(5)", 5),
-        ("SELECT * FROM information_schema.tables WHERE table_schema IN ('market', 'system')", 26),
+        ("SELECT * FROM information_schema.tables WHERE table_schema IN ('market', 'system')", 28),
         ("SELECT * FROM duckdb_views() WHERE NOT internal AND schema_name = 'market'", 15),
         ("PIVOT trades ON side IN ('buy', 'sell') USING count(*) GROUP BY symbol", 3),
         ("SELECT * FROM system.parts, (FROM system.log LIMIT 1)", 6),
@@ -428,7 +428,7 @@ def test_plan_that_fails_leaves_nothing_behind(engine: Engine) -> None:
 
 
 def free_places(engine: Engine) -> int:
-    return engine._places._value
+    return engine.shared.places.free
 
 
 ENDLESS = "SELECT a.seq, sin(b.x) AS s FROM trades a, range(1000000) b(x)"
@@ -446,7 +446,7 @@ def test_closing_early_frees_the_place(filled: Store, engine: Engine) -> None:
 
 def test_full_engine_refuses_after_a_while_and_serves_when_one_ends(filled: Store, engine: Engine) -> None:
     executions = [engine.execute(engine.plan(ENDLESS)) for _ in range(4)]
-    with pytest.raises(BusyError, match=r"^4 queries run already \(query.concurrent_max\)\. Hint: Try again later\.$"):
+    with pytest.raises(BusyError, match=r"^resource exhausted \(query.concurrent_max\): 4 statements run already"):
         engine.execute(engine.plan("SELECT 1"))
     executions.pop().close()
     with engine.execute(engine.plan("SELECT 1 AS x")) as execution:
@@ -532,7 +532,7 @@ def test_too_much_memory_is_the_askers_fault_and_harms_nobody(
 ) -> None:
     engine = make_engine(memory_mb=64)
     plan = engine.plan("SELECT list(x) FROM range(100000000) r(x)")
-    with pytest.raises(InputError, match="Narrow the query") as caught:
+    with pytest.raises(ResourceExhaustedError, match=r"query\.memory_mb") as caught:
         engine.execute(plan)
     assert "\n" not in str(caught.value)
     with engine.execute(engine.plan("SELECT count(*) AS n FROM trades")) as execution:
@@ -558,7 +558,7 @@ def test_queries_of_many_threads_do_not_mix(filled: Store, make_engine: Callable
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert engine._places._value == 8
+    assert engine.shared.places.free == 8
 
 
 @pytest.mark.parametrize(
@@ -580,4 +580,4 @@ def test_tables_are_listed_with_their_schemas(engine: Engine) -> None:
     assert found["market.trades"] == STORED["trades"].arrow()
     assert "system.rejected" in found
     assert "system.parts" in found
-    assert len(found) == 26
+    assert len(found) == 28

@@ -11,7 +11,7 @@ import pytest
 from tickflight_server.errors import (
     BusyError,
     CancelledError,
-    InputError,
+    ResourceExhaustedError,
     ServerError,
     StatementError,
     StorageError,
@@ -34,7 +34,6 @@ ROOT = Path("/data/lake")
         (duckdb.InvalidInputException, StatementError),
         (duckdb.NotImplementedException, UnsupportedError),
         (duckdb.PermissionException, UnsupportedError),
-        (duckdb.OutOfMemoryException, InputError),
         (duckdb.IOException, StorageError),
         (duckdb.Error, StatementError),
     ],
@@ -43,6 +42,20 @@ def test_engine_error_is_whose_fault_it_is(error: type[Exception], expected: typ
     translated = translate(error("why"), ROOT)
     assert type(translated) is expected
     assert translated.message == "why"
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("Out of Memory Error: could not allocate\nPossible solutions: SET", "query.memory_mb"),
+        ("Out of Memory Error: no room\nThis limit was set by the 'max_temp_directory_size' setting", "query.spill_mb"),
+    ],
+)
+def test_memory_that_is_used_up_names_its_limit_and_no_setting_of_the_engine(text: str, limit: str) -> None:
+    translated = translate(duckdb.OutOfMemoryException(text), ROOT)
+    assert isinstance(translated, ResourceExhaustedError)
+    assert translated.limit == limit
+    assert translated.message == f"resource exhausted ({limit}): {text.splitlines()[0]}"
 
 
 @pytest.mark.parametrize(
@@ -81,13 +94,6 @@ def test_no_path_and_no_inner_name_is_left() -> None:
         'IO Error: Cannot open file "trades/year=2026/x.parquet" of the data folder, '
         "read by market.trades, market.trades and system.parts"
     )
-
-
-def test_lack_of_memory_says_what_to_narrow_in_one_line() -> None:
-    translated = translate(duckdb.OutOfMemoryException("Out of Memory Error: failed\n\nTry SET threads = 1"), ROOT)
-    assert translated.message == "Out of Memory Error: failed"
-    assert translated.hint is not None
-    assert "symbol and timestamp" in translated.hint
 
 
 def test_unknown_error_tells_nothing_but_its_kind() -> None:

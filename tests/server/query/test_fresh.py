@@ -112,7 +112,7 @@ def test_sieve_lets_through_what_a_query_does(seed: int, store: Store, engine: E
         rng.choice(["", "price > 20", "price % 3 = 0 OR symbol LIKE 'A%'"]),
     )
     since_us = rng.choice([None, START_US + 500])
-    tails = Tails(store, engine, QuerySettings(), clock)
+    tails = Tails(engine, QuerySettings(), clock)
     state = store.tables["trades"].state
     with tails._sieve(Wanted(choice, since_us=since_us)) as sieve:
         found = sieve(take(state.segments, 0, state.last_seq, MIB))

@@ -38,7 +38,7 @@ def live(engine: Engine, store: Store) -> Make:
         sql: str, parameters: dict[str, Any] | None = None, *, options: Options = DEFAULTS, **more: Any
     ) -> LiveQuery:
         more = {"result_mb": 16, "started": lambda _: None, **more}
-        return LiveQuery(engine, store, SystemClock(), stability, sql, parameters or {}, options=options, **more)
+        return LiveQuery(engine, SystemClock(), stability, sql, parameters or {}, options=options, **more)
 
     return make
 

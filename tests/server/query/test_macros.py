@@ -180,7 +180,7 @@ def test_example_of_every_function_runs(store: Store, engine: Engine, ask: Ask) 
             assert statement.rowwise  # type: ignore[union-attr]
             continue
         found, _ = ask(function["example"])
-        assert found.num_rows, function
+        assert found.num_rows or function["name"] == "cancel_query", function  # which is given no statement of these
 
 
 def test_functions_are_listed(ask: Ask) -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tickflight_server.config import LakehouseSettings, QuerySettings
-from tickflight_server.errors import CancelledError, InputError
+from tickflight_server.errors import CancelledError, ResourceExhaustedError
 from tickflight_server.query import ordered
 from tickflight_server.query.engine import Engine
 from tickflight_server.query.ordered import by_seq, by_time
@@ -241,7 +241,7 @@ def test_rows_that_are_too_long_for_the_engine_are_read_in_smaller_windows(
     store.append("l2_book", pa.record_batch(head | dict.fromkeys(names, column))).result()
     release()
     choice = check(engine, "l2_book")
-    with pytest.raises(InputError, match="Out of Memory"):
+    with pytest.raises(ResourceExhaustedError, match="Out of Memory"):
         whole(engine, "FROM l2_book ORDER BY timestamp")
     batches = by_time(engine, choice, None, None)
     assert [seq for batch in batches for seq in batch["seq"].to_pylist()] == list(range(1, rows + 1))

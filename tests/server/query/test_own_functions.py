@@ -45,7 +45,7 @@ HERE = OwnFunction(
         Parameter("names", "texts", None),
         Parameter("other", "any", None),
     ),
-    lambda values, numeric: SCHEMA,
+    lambda *_: SCHEMA,
 )
 Ask = Callable[..., Any]
 

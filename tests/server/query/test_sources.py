@@ -135,10 +135,10 @@ def test_damaged_part_ends_the_query_before_its_first_row(
         return given_parts[-1]
 
     monkeypatch.setattr(store, "open_parts", fail)
-    free = engine._places._value
+    free = engine.shared.places.free
     with pytest.raises(StorageError, match="part x is damaged"):
         engine.execute(plan)
-    assert engine._places._value == free
+    assert engine.shared.places.free == free
     assert [p.closed for p in given_parts] == [1]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tickflight_server.query.system import TABLES, FeedBoard, SystemSource, make_table
 from tickflight_server.schemas import STORED
-from tickflight_server.store import Store
+from tickflight_server.store import SeenStore, Store
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def filled(store: Store, make_trades: Callable[..., Any]) -> Store:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_table_has_its_schema_also_of_an_empty_store(store: Store, name: str) -> None:
-    assert make_table(name, SystemSource(store, FeedBoard())).schema == TABLES[name][0]
+    assert make_table(name, SystemSource(SeenStore(store), FeedBoard())).schema == TABLES[name][0]
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -64,7 +64,7 @@ class Here:
         assert counts["tails"] == counts["tails_ended"]
         assert len(self.tails._channels) == 0
         assert not self.tails._open
-        assert self.engine._places._value == self.engine.settings.concurrent_max
+        assert self.engine.shared.places.free == self.engine.settings.concurrent_max
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def make_here() -> Iterator[Callable[..., Here]]:
         )
         settings = QuerySettings(**{"heartbeat_s": 0.02, **query})
         engine = Engine(store, settings)
-        made.append((Here(store, engine, Tails(store, engine, settings, SystemClock())), folder))
+        made.append((Here(store, engine, Tails(engine, settings, SystemClock())), folder))
         return made[-1][0]
 
     yield make

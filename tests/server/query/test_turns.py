@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tickflight_server.errors import CancelledError
+from tickflight_server.query.stopping import Stops
 from tickflight_server.query.turns import TURN_S, Turns
 
 
@@ -98,3 +100,36 @@ def test_fewer_work_while_rows_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
         rows[0] += rate
         with turns.one():
             assert turns._most == most
+
+
+def test_who_is_stopped_waits_no_longer_and_users_take_turns() -> None:
+    turns, hold, begun = Turns(1), threading.Event(), []
+    failures: list[BaseException] = []
+    stops = Stops(lambda: None)
+
+    def work(number: int, user: str, stops: Stops | None = None) -> None:
+        try:
+            with turns.one(user=user, stops=stops):
+                begun.append(number)
+        except CancelledError as error:
+            failures.append(error)
+
+    with turns.one():
+        with turns._lock:  # so that the turn is not over before all of them wait
+            for turn in turns._working:
+                turn.until += 60
+        threads = []
+        for number, user, stop in ((1, "a", None), (2, "a", stops), (3, "a", None), (4, "b", None)):
+            thread = threading.Thread(target=work, args=(number, user, stop))
+            thread.start()
+            while len(turns._waiting) <= number - 1:
+                time.sleep(0.001)
+            threads.append(thread)
+        stops()
+        threads[1].join(10)
+        assert [type(f) for f in failures] == [CancelledError]
+        assert begun == []
+    hold.set()
+    for thread in threads:
+        thread.join(10)
+    assert begun == [1, 4, 3]

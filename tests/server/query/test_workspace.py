@@ -188,10 +188,11 @@ def test_nothing_changes_or_hides_what_is_the_servers(here: SqlHere, in_transact
     assert objects(here) == before
 
 
-def test_dropping_what_a_session_was_given_only_takes_it_back(here: SqlHere) -> None:
+def test_what_a_session_was_given_is_not_dropped(here: SqlHere) -> None:
     session = here.engine.session()
     here.write("CREATE TEMP TABLE t AS SELECT 1 AS x", session)
-    here.write("DROP VIEW IF EXISTS temp.main.__market_trades", session)
+    with pytest.raises(PermissionDeniedError, match="__market_trades is the server's own"):
+        here.write("DROP VIEW IF EXISTS temp.main.__market_trades", session)
     assert here.rows(READ, session) == [(10, True, "DATE")]
     session.close()
 

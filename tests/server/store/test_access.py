@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from store_parts import part_paths
+from system_processes import wait_for
 
 from tickflight_server.clock import SystemClock
 from tickflight_server.errors import CancelledError, LogCorruptError, StorageError
@@ -180,16 +181,25 @@ def test_damage_that_is_found_meanwhile_is_told_by_whoever_waits(stored: Any) ->
         stored.open_parts(snapshot, snapshot.parts, frozenset({chunk.path_in_schema}), meanwhile=True)
 
 
-def test_nobody_compares_parts_that_were_let_go(stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared, go = [], threading.Event()
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], threading.Event]:
+    """Let parts be compared only once the event is set; return which were begun, and the event."""
+    compared: list[Path] = []
+    go = threading.Event()
 
     def compare(path: Path, sums: Any, columns: Any) -> bool:
         compared.append(path)
         return go.wait(20)
 
     monkeypatch.setattr(access_module, "chunks_are_whole", compare)
+    return compared, go
+
+
+def test_nobody_compares_parts_that_were_let_go(stored: Any, slow: tuple[list[Path], threading.Event]) -> None:
+    compared, go = slow
     snapshot = stored.snapshot("trades")
     opened = stored.open_parts(snapshot, snapshot.parts, frozenset({"price"}), meanwhile=True)
+    wait_for(lambda: compared, "a part begun")
     threading.Timer(0.05, go.set).start()
     opened.close()
     assert go.is_set()
@@ -200,15 +210,9 @@ def test_nobody_compares_parts_that_were_let_go(stored: Any, monkeypatch: pytest
 
 
 def test_who_waits_for_parts_to_be_compared_waits_no_more_when_that_is_cancelled(
-    stored: Any, monkeypatch: pytest.MonkeyPatch
+    stored: Any, slow: tuple[list[Path], threading.Event]
 ) -> None:
-    compared, go = [], threading.Event()
-
-    def compare(path: Path, sums: Any, columns: Any) -> bool:
-        compared.append(path)
-        return go.wait(20)
-
-    monkeypatch.setattr(access_module, "chunks_are_whole", compare)
+    compared, go = slow
     snapshot = stored.snapshot("trades")
     opened = stored.open_parts(snapshot, snapshot.parts, frozenset({"price"}), meanwhile=True)
     opened.cancel()

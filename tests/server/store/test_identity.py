@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -32,7 +36,7 @@ def test_a_folder_held_by_another_process_is_refused_with_its_pid(tmp_path: Path
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=rf"another server \(process {other.pid}\)"):
+        with pytest.raises(ConfigError, match=rf"another server \(process {other.pid} on \S+ since 20\S+Z\)"):
             FolderLock(layout).acquire()
         other.kill()
     lock = FolderLock(layout)  # the lock of a killed process is gone with it
@@ -44,7 +48,10 @@ def test_a_folder_that_was_let_go_can_be_held_again(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     lock = FolderLock(layout)
     lock.acquire()
-    assert layout.lock.read_text() == str(os.getpid())
+    told = re.fullmatch(r"(\d+) on (\S+) since (\S+)\n", layout.lock.read_text())
+    assert told[1] == str(os.getpid())
+    assert told[2] == socket.gethostname()
+    assert abs(datetime.fromisoformat(told[3]).timestamp() - time.time()) < 60
     with pytest.raises(ConfigError, match=str(os.getpid())):
         FolderLock(layout).acquire()
     lock.close()
@@ -111,3 +118,54 @@ def test_new_folders_and_files_are_private_whatever_the_umask(tmp_path: Path) ->
     lock.close()
     assert {p.stat().st_mode & 0o777 for p in (tmp_path / "deep", layout.root, layout.internal)} == {0o700}
     assert {p.stat().st_mode & 0o777 for p in (layout.lock, layout.writer)} == {0o600}
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777, 0o1777])
+def test_a_folder_that_others_may_write_is_refused_with_what_to_do(tmp_path: Path, mode: int) -> None:
+    layout = Layout(tmp_path / "lake")
+    lock = FolderLock(layout)
+    lock.acquire()
+    lock.close()
+    for folder in (layout.root, layout.internal):
+        folder.chmod(mode)
+        with pytest.raises(ConfigError, match=rf"others may write in the folder {folder} .*chmod -R go-rwx {folder}"):
+            FolderLock(layout).acquire()
+        assert folder.stat().st_mode & 0o7777 == mode
+        folder.chmod(0o700)
+    lock.acquire()
+    lock.close()
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(ConfigError, match=rf"belongs to another user .*chown -R \S+ {tmp_path}"):
+        FolderLock(Layout(tmp_path)).acquire()
+
+
+def test_an_empty_folder_is_closed_to_others_and_so_is_one_of_ours(tmp_path: Path) -> None:
+    """An empty one has nothing that others could have changed; ours may come from a version that made it readable."""
+    layout = Layout(tmp_path / "lake")
+    layout.root.mkdir()
+    layout.root.chmod(0o777)
+    lock = FolderLock(layout)
+    lock.acquire()
+    lock.close()
+    assert layout.root.stat().st_mode & 0o777 == 0o700
+    (layout.root / "trades" / "_delta_log").mkdir(parents=True)
+    for path in (layout.root, layout.root / "trades", layout.internal):
+        path.chmod(0o755)
+    layout.lock.chmod(0o644)
+    lock.acquire()
+    lock.close()
+    assert {p.stat().st_mode & 0o777 for p in (layout.root, layout.root / "trades", layout.internal)} == {0o700}
+    assert layout.lock.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_with_other_things_in_it_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("a text")
+    tmp_path.chmod(0o755)
+    lock = FolderLock(Layout(tmp_path))
+    lock.acquire()
+    lock.close()
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert Layout(tmp_path).internal.stat().st_mode & 0o777 == 0o700

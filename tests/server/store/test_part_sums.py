@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from tickflight_server.store.part_sums import columns_are_whole, with_sums
+from tickflight_server.store.part_sums import chunks_are_whole, read_sums, with_sums
 
 ROWS = 3_000
 
@@ -36,6 +37,12 @@ def write(path: Path, rows: pa.Table, **options: object) -> str:
     data, end = with_sums(sink.getvalue())
     path.write_bytes(data)
     return end
+
+
+def columns_are_whole(path: Path, end: str, columns: Collection[str]) -> bool:
+    """Return whether the end of a part is as its checksum ``end`` says, and then whether ``columns`` are."""
+    sums = read_sums(path, end)
+    return sums is not None and chunks_are_whole(path, sums, columns)
 
 
 @pytest.mark.parametrize("options", [{}, {"write_page_index": True}, {"use_dictionary": False, "compression": "none"}])

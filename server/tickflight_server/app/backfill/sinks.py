@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -15,6 +16,8 @@ import pyarrow as pa
 import tickflight
 from tickflight_server.config import LakehouseSettings
 from tickflight_server.errors import AuthenticationError, BusyError, ConfigError, InputError, ServerError
+from tickflight_server.identity.secret_files import read_secret_text
+from tickflight_server.redact import learn
 from tickflight_server.schemas import STORED, NumericType
 from tickflight_server.store import Ack as StoredAck
 from tickflight_server.store import Store
@@ -146,9 +149,20 @@ def translate(error: BaseException) -> ServerError:
 
 
 def told_credentials(user: str | None, environment: Any) -> dict[str, str | None]:
-    """Return how to log in, as the client's command does: secrets come from the environment."""
+    """Return how to log in, as the client's command does: secrets come from the environment, or a file it names.
+
+    Raises:
+        ConfigError: the file cannot be read, or others may read it.
+    """
     return {
         "user": user,
-        "password": environment.get("TICKFLIGHT_PASSWORD") if user else None,
-        "token": None if user else environment.get("TICKFLIGHT_TOKEN"),
+        "password": _told_secret("TICKFLIGHT_PASSWORD", environment) if user else None,
+        "token": None if user else _told_secret("TICKFLIGHT_TOKEN", environment),
     }
+
+
+def _told_secret(name: str, environment: Any) -> str | None:
+    file = environment.get(f"{name}_FILE")
+    text: str | None = read_secret_text(Path(file)) if file else environment.get(name)
+    learn([text] if text else [])
+    return text

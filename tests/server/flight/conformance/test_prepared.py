@@ -162,7 +162,7 @@ def test_statement_outlives_the_session_that_was_forgotten_and_runs_in_the_new_o
 ) -> None:
     ada.run("CREATE OR REPLACE TABLE kept (a INT)")
     update = CommandPreparedStatementUpdate(ada.prepare("INSERT INTO kept VALUES (1)").prepared_statement_handle)
-    sessions = closed.flight._sessions
+    sessions = closed.flight.main._sessions
     now = sessions._clock.monotonic()
     with monkeypatch.context() as later:
         later.setattr(sessions._clock, "monotonic", lambda: now + 5)

@@ -118,7 +118,7 @@ def test_transaction_that_is_one_too_many_pushes_out_the_longest_unused(
 ) -> None:
     oldest = ada.begin()
     ada.put(insert(oldest))
-    monkeypatch.setattr(closed.flight._sessions._transactions, "_most", 1)
+    monkeypatch.setattr(closed.flight.main._sessions._transactions, "_most", 1)
     newest = ada.begin()
     with refused("NOT_FOUND", "there is no such transaction"):
         ada.end(oldest, commit=True)

@@ -6,7 +6,11 @@ The rule of this file: what is made here is its owner's alone, and each call say
 from __future__ import annotations
 
 import os
+import pwd
+import stat
 from pathlib import Path
+
+from tickflight_server.errors import ConfigError
 
 
 def sync_folder(folder: Path) -> None:
@@ -72,3 +76,45 @@ def make_folders(folder: Path, below: Path) -> list[Path]:
         for missing in reversed(chain[:-1]):
             missing.mkdir(mode=0o700, exist_ok=True)
     return chain
+
+
+def claim_folder(folder: Path, *, ours: bool = True) -> None:
+    """Make ``folder`` if it is missing, and see that it is this user's, and nobody else writes there.
+
+    It is closed to all others if it is ``ours`` or nothing is in it.
+
+    Raises:
+        ConfigError: it belongs to another user, or others may write in it.
+        OSError: it cannot be made.
+    """
+    make_folder(folder)
+    status = folder.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        owner, user = _user_name(status.st_uid), _user_name(os.geteuid())
+        raise ConfigError(
+            f"the folder {folder} belongs to another user ({owner}).",
+            hint=f"Run as {owner}, or give it to {user}: chown -R {user} {folder}",
+        )
+    empty = not any(folder.iterdir())
+    if mode & 0o022 and not empty:
+        raise ConfigError(
+            f"others may write in the folder {folder} (mode {mode:04o}).",
+            hint=f"See whether anything in it was changed, then close it to them: chmod -R go-rwx {folder}",
+        )
+    if ours or empty:
+        close_to_others(folder)
+
+
+def close_to_others(path: Path) -> None:
+    """Let nobody but its owner read or write a file or folder; a link stays as it is."""
+    mode = path.lstat().st_mode
+    if mode & 0o077 and not stat.S_ISLNK(mode):
+        path.chmod(stat.S_IMODE(mode) & 0o700)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
