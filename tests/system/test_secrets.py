@@ -230,7 +230,7 @@ def test_no_error_of_the_configuration_repeats_a_secret(name, tmp_path, monkeypa
     assert PLANTED["wrong place"][:15] not in str(failed.value)
 
 
-def test_commands_tell_none(tmp_path, monkeypatch, capsys):
+def test_commands_tell_none(tmp_path, monkeypatch, capsys, command_logs):
     """What is asked of a server that is not there, with secrets in the environment."""
     monkeypatch.setenv("TICKFLIGHT_PASSWORD", PLANTED["wrong password"])
     monkeypatch.setenv("TICKFLIGHT_TOKEN", PLANTED["wrong token"])

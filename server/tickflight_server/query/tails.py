@@ -384,6 +384,8 @@ class Tail:
             batch = batch.slice(0, self._left)
             self._left -= batch.num_rows
         self._reader.seq = seq
+        # now, and not when it goes on: until then more may have come than a new one may lag
+        self._follows = self._follows or self._is_near(self._channel.table.state.last_seq - seq)
         self._tails.count("tail_rows", batch.num_rows)
         return self._mark(batch, durable_us)
 

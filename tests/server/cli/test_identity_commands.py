@@ -17,7 +17,7 @@ from tickflight_server.paths import Layout
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, command_logs):
     def run(*arguments, text=None, fails=None):
         storage = [] if arguments[0] == "certs" else ["--storage-path", str(tmp_path / "lake")]
         done = CliRunner().invoke(cli, [*arguments, *storage], input=text)

@@ -176,7 +176,7 @@ def test_lag_is_told_by_a_mark_and_a_status(server: FlightHere, tail: Open) -> N
             stream.read_chunk()
     assert (mark.ended, mark.seq, ResumeToken.parse(mark.resume).seq) == ("lag", 100, 100)
     skipping = tail(lag_rows_max=50, on_lag="skip", resume=mark.resume)
-    read(skipping)
+    assert upto(skipping, 151)[0] == list(range(101, 152)), "it lags only after it has caught up"
     add(server, 200)
     while not (mark := read(skipping)[1]).skipped_last:
         pass
