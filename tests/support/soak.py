@@ -92,8 +92,13 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def soak(folder: Path, seed: int, *, clients: int, alone_s: float, attacked_s: float) -> Outcome:
-    """Run a server with ``clients``, a third of them hostile in the second phase; return what was found."""
+def soak(
+    folder: Path, seed: int, *, clients: int, alone_s: float, attacked_s: float, settle_s: float = 30.0
+) -> Outcome:
+    """Run a server with ``clients``, a third of them hostile in the second phase; return what was found.
+
+    What it holds afterwards is looked at when it holds no more than before, or after ``settle_s``.
+    """
     hostile = kinds(clients // 3)
     readers = clients - len(hostile) - 1
     with _settings(), _server(folder) as server:
@@ -109,7 +114,7 @@ def soak(folder: Path, seed: int, *, clients: int, alone_s: float, attacked_s: f
                 time.sleep(attacked_s)
                 ended = time.monotonic()
                 attacks: Counter[str] = enemies.stop()
-            after = watch.settle(before, 30.0)
+            after = watch.settle(before, settle_s)
             watch.close()
             asked: list[Timed] = honest.stop()
             sent, written = feed.stop()

@@ -18,7 +18,7 @@ from system_processes import ServerProgram, wait_for
 
 import tickflight
 
-SESSIONS = {"sample": 40, "full": 500}
+SESSIONS = {"sample": 24, "full": 500}
 PROCESSES = 4
 SETTINGS = "query: {session_idle_s: 3, transaction_idle_s: 3, handle_idle_s: 3, concurrent_max: 600}\n"
 ROWS = 1000

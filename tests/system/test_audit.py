@@ -68,6 +68,10 @@ def test_logins_rows_and_acts_are_recorded(tmp_path, configuration):
         client.sql("SELECT 1").arrow()
         with pytest.raises(tickflight.TickflightError):
             client.flush()
+        with tickflight.connect(server.address, **ROOT) as root, client.tail("trades", since=0) as tail:
+            next(iter(tail))
+            found = root.sql("SELECT id FROM system.queries WHERE \"user\" = 'machine' AND state = 'running'").arrow()
+            assert root.cancel(found["id"][0].as_py())
     options = {"username": "reader", "password": PASSWORD}
     with (
         adbc.connect(server.address, db_kwargs=options, autocommit=True) as connection,
@@ -87,6 +91,8 @@ def test_logins_rows_and_acts_are_recorded(tmp_path, configuration):
         ("root", "ok"),
         ("machine", "failed"),
     ]
+    (cancel,) = [f for f in lines(tmp_path, "admin") if f["act"] == "cancel"]
+    assert (cancel["user"], cancel["of"], cancel["text"].split(";")[0]) == ("root", "machine", "tail market.trades")
     assert [f["act"] for f in lines(tmp_path, "server")] == ["start", "stop"]
     audited = ("audit", "verify", "--storage-path", str(tmp_path / "store"))
     done = run_cli(*audited, "--config", str(configuration))
@@ -150,6 +156,7 @@ def test_every_statement_is_recorded_with_what_it_gave(tmp_path, configuration):
         with client.tail("trades", since=0) as tail:
             next(iter(tail))
             wait_for(lambda: statements(tmp_path, "running"), "a line while it runs")
+        wait_for(lambda: len(statements(tmp_path, "cancelled")) == 2, "tails that their reader left")
     with adbc.connect(server.address, db_kwargs=ROOT, autocommit=True) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT symbol, sum(amount) FROM trades GROUP BY symbol")
         assert len(cursor.fetchall()) == 1

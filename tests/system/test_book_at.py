@@ -26,7 +26,7 @@ RECORDINGS = Path(os.environ.get("TICKFLIGHT_RECORDINGS", REPO.parent / "shared"
 SANDBOX = REPO / "tests" / "data" / "sandbox" / ("BINANCE-3.pcap" if compat.MAJOR >= 3 else "BINANCE")
 SQL = "FROM book_at(?, ?, make_timestamp(?), ?)"
 DEPTH = 20
-INSTANTS = {"sample": 120, "full": 10_000}
+INSTANTS = {"sample": 60, "full": 10_000}
 
 
 def recordings() -> list[Path]:

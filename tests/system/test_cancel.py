@@ -10,7 +10,7 @@ import pytest
 from cancelling import Campaign
 
 # a full campaign is for a machine that does nothing else; with the other tests beside it, the processor is shared
-_STATEMENTS = {"sample": 100, "full": 200}
+_STATEMENTS = {"sample": 60, "full": 200}
 _IDLE_S = {"sample": 2.0, "full": 0.1}
 _QUIET_S = {"sample": 2.0, "full": 0.2}  # seen in steps of 20 ms
 

@@ -15,7 +15,7 @@ RECORDING = Path(__file__).parents[1] / "data" / "sandbox" / ("BINANCE-3.pcap" i
 
 
 def test_the_demo_shows_every_table_dense_and_loses_nothing(tmp_path: Path) -> None:
-    arguments = ("demo", "--seconds", "6", "--data", str(tmp_path / "demo"), "--port", "0", "--sandbox", "OKX")
+    arguments = ("demo", "--seconds", "4", "--data", str(tmp_path / "demo"), "--port", "0", "--sandbox", "OKX")
     result = run_cli(*arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     for table in ("trades", "ticker", "l2_book", "candles"):

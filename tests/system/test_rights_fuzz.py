@@ -19,8 +19,8 @@ from rights_oracle import Oracle, fuzz_schema, own_views
 from rights_visitor import Visitor
 from sql_fuzz import SqlFuzz
 
-SAMPLE, FULL = 300, 20_000
-USERS = 6  # of the sample: each has an engine of its own here and there
+SAMPLE, FULL = 250, 20_000
+USERS = 5  # of the sample: each has an engine of its own here and there
 NAMES = (
     *("onesymbol", "starsymbol", "oneexchange", "allofmarket", "headed", "noseq", "nolabels", "priced", "recent"),
     *("recentpart", "recentnotime", "rejectedof", "maker", "united", "crossed", "covered", "ada"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tail_campaign import Campaign
 
-_SIZES = {"sample": (40, 3, 5), "full": (1_000, 40, 100)}
+_SIZES = {"sample": (24, 2, 3), "full": (1_000, 40, 100)}
 
 
 @pytest.mark.slow

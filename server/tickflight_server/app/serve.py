@@ -60,6 +60,7 @@ class Server:
             self.flight = FlightSqlServer(self.store, self.engine, settings, engines=engines, fixed=fixed, local=local)
             board = self.engine.shared.board
             board.told.append(self.store.audit.statement)
+            board.told_of_cancels.append(self.store.audit.cancel)
             self.store.audit.running = board.running
         except BaseException:
             self.store.audit.close()

@@ -171,6 +171,10 @@ class Audit:
         why = None if failed is None else _cut(hide(failed))
         self._put(kind="admin", user=_name(user), address=address or None, act=act, outcome=outcome, error=why, **said)
 
+    def cancel(self, by: Caller, statement: Statement) -> None:
+        """Record that ``by`` ended a statement of another's."""
+        self.act(by.user, "cancel", of=_name(statement.caller.user), text=_cut(hide_in_sql(statement.whole)))
+
     def server(self, act: str, **about: object) -> None:
         """Record that the server starts or stops."""
         self._put(kind="server", act=act, pid=os.getpid(), version=tickflight_server.__version__, **about)

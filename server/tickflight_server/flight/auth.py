@@ -40,7 +40,6 @@ UNKNOWN = Session("", "", 0.0, Rights((), frozenset()), ended=True)
 COOKIE = "arrow_flight_session_id"
 WATCH_INTERVAL_S = 0.01
 _WATCH_CALL_S = 0.001  # for each call that is looked after; a hundred are looked at ten times a second
-_ASK_SHARE, _ASK_MOST_S = 0.1, 0.25  # who leaves is known after so much more of the call's time, and at most so late
 _STALLED_S = 2.0  # a cancelled call that has not ended after it has a caller who does not read
 _WATCH_IDLE_S = 1.0  # without calls the thread ends
 # what else helps against a limit of time
@@ -135,8 +134,7 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
         self._cancel: Callable[[], None] | None = None
         self._cancelled = 0.0
         self._give_up: Callable[[], object] | None = None
-        self._began = self._since = time.monotonic()
-        self._ask_again = 0.0
+        self._began = time.monotonic()
         self._ended = False
         self._stopped = False
         self._lock = threading.Lock()  # the call does not end while somebody asks whether its caller is gone
@@ -189,24 +187,13 @@ class Call(flight.ServerMiddleware):  # type: ignore[misc]
             self.timed_out = self.timed_out or over
             self.logged_out = self.session.over(time.monotonic())
             # more than once, since the engine may be between two steps the first time
-            if over or self.logged_out or self._stopped or self._is_left():
+            if over or self.logged_out or self._stopped or self.gone():
                 self._cancel()
                 self._cancelled = self._cancelled or time.monotonic()
                 if time.monotonic() - self._cancelled > _STALLED_S and self._give_up is not None:
                     # its thread does not learn of it: the caller reads nothing, and gRPC waits for that
                     self._give_up()
                     self._give_up = None
-
-    def _is_left(self) -> bool:
-        """Ask gRPC whether the caller is gone, the less often the longer the call takes.
-
-        It may read from the network for an answer, and keeps Python's lock meanwhile.
-        """
-        now = time.monotonic()
-        if now < self._ask_again:
-            return False
-        self._ask_again = now + min(_ASK_MOST_S, (now - self._since) * _ASK_SHARE)
-        return self.gone()
 
     def stop(self) -> None:
         """Cancel what there is to cancel, now and whatever comes until the call has ended."""

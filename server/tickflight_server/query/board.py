@@ -183,6 +183,8 @@ class Board:
         self._ended: deque[Run] = deque()
         self.told: list[Callable[[Run], None]] = []
         """Are given each statement that has ended, on the thread on which its call ends."""
+        self.told_of_cancels: list[Callable[[Caller, Run], None]] = []
+        """Are given who cancelled another's statement, and which."""
 
     def begin(
         self,
@@ -210,10 +212,7 @@ class Board:
                 self._ended.append(run)
             self._forget(now_us)
         for tell in self.told:
-            try:
-                tell(run)
-            except Exception as failure:  # whoever listens must not spoil the end of a call
-                LOG.error("queries.told_failed", error=repr(failure))
+            _tell(tell, run)
         run.whole = run.text  # the history is bounded
 
     def drop(self, run: Run) -> None:
@@ -246,6 +245,9 @@ class Board:
         cancelled = run.cancel(caller.user or "the server")
         if cancelled:
             self._metrics.add("queries_cancelled")
+            if run.caller.user != caller.user:
+                for tell in self.told_of_cancels:
+                    _tell(tell, caller, run)
         return cancelled
 
     def running(self) -> list[Run]:
@@ -262,3 +264,11 @@ class Board:
 
 def _untold() -> int | None:
     return None
+
+
+def _tell(tell: Callable[..., None], *about: object) -> None:
+    """Tell whoever listens, who must not spoil a call."""
+    try:
+        tell(*about)
+    except Exception as failure:
+        LOG.error("queries.told_failed", error=repr(failure))
