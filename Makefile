@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# tests start hundreds of processes, and each would compile everything anew
+unexport PYTHONDONTWRITEBYTECODE
 SECONDS_EACH ?= 60
 # the tools of tests/tools that need environments of their own; superset is one more, and the largest
 TOOLS ?= gizmosql dbt harlequin node backtest

@@ -32,7 +32,7 @@ class Campaign:
 
 CAMPAIGNS = {
     c.name: c
-    for c in (Campaign("sample", 70, 1, 8, 20, 4, 2, 6, 7), Campaign("full", None, 60, 25, None, 0, 100, 25, 200))
+    for c in (Campaign("sample", 60, 1, 8, 16, 4, 1, 6, 6), Campaign("full", None, 60, 25, None, 0, 100, 25, 200))
 }
 
 

@@ -13,7 +13,7 @@ def test_server_under_attack_serves_honest_clients_and_keeps_nothing(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     seed = int(request.config.getoption("--crash-seed"))
-    found = soak(tmp_path, seed, clients=30, alone_s=1.0, attacked_s=4.0, settle_s=5.0)
+    found = soak(tmp_path, seed, clients=30, alone_s=1.0, attacked_s=4.0, settle_s=3.0)
     assert found.rows_kept, "a row that was acknowledged is missing, or there twice"
     assert not found.failed["attacked"], "an honest client was refused"
     assert found.answered["attacked"] > 20

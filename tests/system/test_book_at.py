@@ -27,13 +27,15 @@ SANDBOX = REPO / "tests" / "data" / "sandbox" / ("BINANCE-3.pcap" if compat.MAJO
 SQL = "FROM book_at(?, ?, make_timestamp(?), ?)"
 DEPTH = 20
 INSTANTS = {"sample": 60, "full": 10_000}
+SHARED = {"sample": 4, "full": 1000}  # recordings
 
 
-def recordings() -> list[Path]:
-    """Return the shared recordings where they are and can be read, else the sandbox's."""
+def recordings(chance: random.Random, some: int) -> list[Path]:
+    """Return ``some`` of the shared recordings where they are and can be read, and the sandbox's."""
     if compat.MAJOR >= 3 or not RECORDINGS.is_dir():
         return [SANDBOX]
-    return [SANDBOX, *sorted(path for path in RECORDINGS.iterdir() if path.is_dir())]
+    shared = sorted(path for path in RECORDINGS.iterdir() if path.is_dir())
+    return [SANDBOX, *chance.sample(shared, min(some, len(shared)))]
 
 
 def ask(engine: Engine, parameters: list[Any]) -> list[tuple[Any, ...]]:
@@ -47,8 +49,9 @@ def ask(engine: Engine, parameters: list[Any]) -> list[tuple[Any, ...]]:
 @pytest.mark.timeout(3600)
 def test_book_is_cryptofeeds_own_at_random_instants(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     chance = random.Random(request.config.getoption("--crash-seed"))
-    count = INSTANTS[request.config.getoption("--campaign")]
-    first, rows = play(tmp_path / "played", recordings())
+    campaign = request.config.getoption("--campaign")
+    count = INSTANTS[campaign]
+    first, rows = play(tmp_path / "played", recordings(chance, SHARED[campaign]))
     first = as_live(first)
     again = [(what, replace(event, timestamp_us=event.timestamp_us + RESYNC_US)) for what, event in first]
     found = by_instrument([*first, *again])

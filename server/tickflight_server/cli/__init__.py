@@ -21,6 +21,7 @@ import tickflight_server
 from tickflight_server.cli import identity, upkeep
 from tickflight_server.cli.audit import audit
 from tickflight_server.cli.backfill import export_command, import_command
+from tickflight_server.cli.no_pandas import do_without_pandas
 from tickflight_server.cli.recording import record
 from tickflight_server.config import Settings, load_settings
 from tickflight_server.errors import ServerError
@@ -71,9 +72,9 @@ def serve(
     die_with_stdin: bool,
 ) -> None:
     """Serve the data folder over Flight SQL, and run the configured feeds."""
-    from tickflight_server.app.serve import serve as run
-
     settings = _settings(config, lakehouse={"storage_path": storage_path}, flight={"host": host, "port": port})
+    from tickflight_server.app.serve import serve as run  # only now: it takes longer than to say what is wrong
+
     if no_feeds:
         settings = settings.model_copy(update={"feeds": []})
 
@@ -164,6 +165,7 @@ def _fail(text: str) -> NoReturn:
 
 def main() -> None:
     """Run the command line; every error of the server becomes one line."""
+    do_without_pandas()
     code = 0
     try:
         cli(standalone_mode=False)

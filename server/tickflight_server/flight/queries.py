@@ -382,7 +382,7 @@ class QueryService:
 
         limited = self._limited(call, first, asked)
         made = batches() if limited is None else limited(batches())
-        return generated(schema, made if call.run is None else counted(made, call.run))
+        return generated(schema, counted(made, call.run))
 
     # --- cancelling and keeping
 

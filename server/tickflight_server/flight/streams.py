@@ -1,8 +1,8 @@
 """Results as Flight streams.
 
-The rule of this file: batches of flat columns go from the engine to gRPC in C++. Only where a row may be of any size
-(lists, long texts) are batches cut by bytes in Python, so that no message is above what drivers accept (16 MiB; some
-take 4 MiB).
+The rule of this file: every batch of a result is counted as it goes from the engine to gRPC, and its errors are
+translated; nothing looks into it. Only where a row may be of any size (lists, long texts) are batches cut by bytes, so
+that no message is above what drivers accept (16 MiB; some take 4 MiB).
 """
 
 from __future__ import annotations
@@ -46,24 +46,19 @@ def _is_bounded(field: pa.Field) -> bool:
 
 
 def stream(
-    execution: Execution, batch_bytes: int, run: Run | None = None, limited: Limited | None = None
+    execution: Execution, batch_bytes: int, run: Run | None, limited: Limited | None = None
 ) -> flight.FlightDataStream:
-    """Return the execution's result as a stream of messages of about ``batch_bytes``.
-
-    What passes Python is counted for ``run``; what is ``limited`` does.
-    """
+    """Return the execution's result as a stream of messages of about ``batch_bytes``, counted for ``run``."""
     schema = execution.reader.schema
-    flat = is_flat(schema, batch_bytes)
-    if run is None and flat and limited is None and not execution.passes_python:
-        return flight.RecordBatchStream(execution.reader)
     batches = execution.batches() if limited is None else limited(execution.batches())
-    if run is not None:
-        batches = counted(batches, run)
-    return generated(schema, batches, None if flat else batch_bytes)
+    return generated(schema, counted(batches, run), None if is_flat(schema, batch_bytes) else batch_bytes)
 
 
-def counted(batches: Iterable[pa.RecordBatch], run: Run) -> Iterator[pa.RecordBatch]:
-    """Yield ``batches``, and count them for ``run``."""
+def counted(batches: Iterable[pa.RecordBatch], run: Run | None) -> Iterator[pa.RecordBatch]:
+    """Yield ``batches``, and count them for ``run`` if there is one."""
+    if run is None:
+        yield from batches
+        return
     run.sent(0, 0)
     for batch in batches:
         run.sent(batch.num_rows, batch.nbytes)

@@ -307,7 +307,7 @@ class Engine:
         if started is not None:
             started(scan.stop)
         self.opening.count({scan.table: scan.opened}, options)
-        execution = Execution(scan.reader, held, self.translate, stop=scan.stop, passes_python=scan.passes_python)
+        execution = Execution(scan.reader, held, self.translate, stop=scan.stop)
         execution.opened = {scan.table: scan.opened}
         return execution
 

@@ -30,10 +30,7 @@ class Execution:
         connection: duckdb.DuckDBPyConnection | None = None,
         let_go: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
         stop: Callable[[], None] | None = None,
-        passes_python: bool = False,
     ) -> None:
-        self.passes_python = passes_python
-        """Whether ``reader`` takes Python's lock for each batch, and so may raise what is no error of Arrow's."""
         self._connection = connection  # None: the engine has no part in what is still to come
         self._let_go = let_go or duckdb.DuckDBPyConnection.close
         self._stop = stop

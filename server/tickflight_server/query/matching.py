@@ -59,8 +59,7 @@ class MatchingScan:
         while rows <= batch_rows and (batch := next(batches, None)) is not None:
             first.append(batch)
             rows += batch.num_rows
-        self.passes_python = rows > batch_rows
-        if self.passes_python:
+        if rows > batch_rows:
             self.reader = pa.RecordBatchReader.from_batches(schema, chain(first, batches))
         else:
             self.reader = pa.Table.from_batches(first, schema).combine_chunks().to_reader()

@@ -102,7 +102,6 @@ class PlainScan:
         self._columns = [(column, schema.field(name).type) for name, column in columns.items()]
         self._schema = schema
         self._upto, self._batch_rows = upto, batch_rows
-        self.passes_python = True
         self._stopped = False
         hold(snapshot, held)
         self._segments, self._parts = chosen(snapshot, None, upto)

@@ -197,7 +197,6 @@ def test_rows_of_an_exact_plan_end_at_the_cut(filled: Store, engine: Engine) -> 
 def test_large_answer_comes_in_batches(filled: Store, engine: Engine) -> None:
     plan = engine.plan("SELECT * FROM trades WHERE timestamp > now() - INTERVAL 3 MINUTE")
     with engine.execute(plan, batch_rows=7) as execution:
-        assert execution.passes_python
         batches = list(execution.batches())
     assert sum(map(len, batches)) == 80
     assert max(map(len, batches)) == 7

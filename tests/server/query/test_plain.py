@@ -10,6 +10,7 @@ from flight_here import trades
 
 from tickflight_server.errors import CancelledError, StorageError
 from tickflight_server.query.engine import Engine
+from tickflight_server.query.execution import Execution
 from tickflight_server.query.plain import PlainScan
 from tickflight_server.store import Store
 
@@ -34,9 +35,13 @@ def in_memory(store: Store) -> None:
         store.append("trades", trades(30, symbol)).result()
 
 
+def is_plain(execution: Execution) -> bool:
+    return isinstance(getattr(execution._stop, "__self__", None), PlainScan)
+
+
 def run(engine: Engine, sql: str, *, dictionaries: bool = False, **more: Any) -> tuple[pa.Table, bool]:
     with engine.execute(engine.plan(sql, dictionaries=dictionaries), **more) as execution:
-        return execution.reader.read_all(), execution.passes_python
+        return execution.reader.read_all(), is_plain(execution)
 
 
 COLUMNS = (
@@ -175,6 +180,6 @@ def test_dictionaries_come_from_the_engine_where_it_has_to_read(
     plan = engine.plan("SELECT symbol, seq FROM trades", dictionaries=True)
     monkeypatch.setattr(PlainScan, "evolved", property(lambda _: True, lambda *_: None), raising=False)
     with engine.execute(plan) as execution:
-        assert not execution.passes_python
+        assert not is_plain(execution)
         assert execution.reader.schema == plan.schema
         assert execution.reader.read_all().num_rows == ROWS

@@ -298,7 +298,7 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=14)
 @given(steps)
 def test_pinned_query_gives_the_same_rows_whatever_happens(make_trades: Make, taken: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

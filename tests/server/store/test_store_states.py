@@ -351,4 +351,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class TestStore(StoreMachine.TestCase):
-    settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+    settings = settings(max_examples=14, stateful_step_count=25, deadline=None)
