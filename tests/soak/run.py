@@ -62,8 +62,8 @@ def report(found: Any, args: argparse.Namespace) -> str:
         ("honest p99, attacked", f"{asked:.1f} ms, {ratio:.2f} × alone", "≤ 2 ×", ratio <= TIMES),
         ("honest p50 / p99 / most, alone", _three(honest["alone"]), "", None),
         ("honest p50 / p99 / most, attacked", _three(honest["attacked"]), "", None),
-        ("honest calls that failed, alone", f"{failed['alone']}", "0", not failed["alone"]),
-        ("honest calls that failed, attacked", f"{failed['attacked']}", "0", not failed["attacked"]),
+        ("honest calls that failed, alone", *_none(failed["alone"])),
+        ("honest calls that failed, attacked", *_none(failed["attacked"])),
         ("honest calls that were answered, attacked", f"{found.answered['attacked']:,}", "", None),
         ("rows acknowledged are there, once", "yes" if found.rows_kept else "no", "yes", found.rows_kept),
         ("memory, first / last minute", f"{rss['first']:.0f} / {rss['last']:.0f} MiB", "flat", grown <= GROWTH_MB),
@@ -99,6 +99,10 @@ def _three(times: dict[str, float]) -> str:
 
 def _kept(before: int, after: int, room: int) -> tuple[str, str, bool]:
     return f"{before} / {after}", f"at most {room} more", after <= before + room
+
+
+def _none(failed: dict[str, int]) -> tuple[str, str, bool]:
+    return f"{sum(failed.values())} {_counts(failed)}".strip().replace("|", "/"), "0", not failed
 
 
 def _counts(counts: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ SETTINGS = {
 }
 Ready = Callable[[], None]
 ROWS, WRITES_PER_S = 200, 20
+_TOLD = 200
 ASKED_EVERY_S = 2.0  # by each honest reader, about
 STATEMENTS = (
     "SELECT 1",
@@ -60,7 +61,11 @@ class Timed:
 
     began: float
     seconds: float
-    good: bool
+    failure: str = ""
+
+    @property
+    def good(self) -> bool:
+        return not self.failure
 
 
 @dataclass
@@ -82,7 +87,8 @@ class Outcome:
     seconds: dict[str, float]
     ingest_ms: dict[str, dict[str, float]]
     honest_ms: dict[str, dict[str, float]]
-    failed: dict[str, int]
+    failed: dict[str, dict[str, int]]
+    """How often what went wrong."""
     answered: dict[str, int]
     rows_kept: bool
     rss_mb: dict[str, float]
@@ -126,7 +132,10 @@ def soak(
         seconds={name: end - start for name, (start, end) in phases.items()},
         ingest_ms={name: _percentiles(written, *span) for name, span in phases.items()},
         honest_ms={name: _percentiles(asked, *span) for name, span in phases.items()},
-        failed={name: sum(not t.good for t in _within(asked + written, *span)) for name, span in phases.items()},
+        failed={
+            name: dict(Counter(t.failure for t in _within(asked + written, *span) if t.failure))
+            for name, span in phases.items()
+        },
         answered={name: sum(t.good for t in _within(asked + written, *span)) for name, span in phases.items()},
         rows_kept=kept == sent,
         rss_mb=_memory(watch.seen, turned, ended),
@@ -225,7 +234,7 @@ def write(stop: threading.Event, ready: Ready, address: str, seed: int) -> tuple
             stop.wait(max(0.0, due - time.monotonic()))
             start = time.monotonic()
             ack = writer.write(batches[number % len(batches)]).result(60)
-            found.append(Timed(start, time.monotonic() - start, True))
+            found.append(Timed(start, time.monotonic() - start))
             if not number:
                 ready()
             rows += ack.rows
@@ -243,12 +252,14 @@ def read(stop: threading.Event, ready: Ready, address: str, seed: int, count: in
         with flight.FlightClient(address, generic_options=[("grpc.use_local_subchannel_pool", 1)]) as client:
             stop.wait(pick.uniform(0, ASKED_EVERY_S))
             while not stop.is_set():
-                start, good = time.monotonic(), True
+                start, failure, sql = time.monotonic(), "", pick.choice(STATEMENTS)
                 try:
-                    client.do_get(flight.Ticket(Query(pick.choice(STATEMENTS)).serialize()), options).read_all()
-                except Exception:
-                    good = False
-                found.append(Timed(start, time.monotonic() - start, good))
+                    # not read_all: what is cancelled in it interrupts the main thread, whichever thread it is in
+                    for _ in client.do_get(flight.Ticket(Query(sql).serialize()), options):
+                        pass
+                except Exception as error:
+                    failure = f"{type(error).__name__}: {str(error)[:_TOLD]} ({sql})"
+                found.append(Timed(start, time.monotonic() - start, failure))
                 stop.wait(pick.uniform(0.5, 1.5) * ASKED_EVERY_S)
 
     threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(count)]
