@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tickflight_server.query.board import Board
 from tickflight_server.query.database import set_now
+from tickflight_server.query.ends import at_the_end
 from tickflight_server.query.own_rows import OwnRows, Wanted
 from tickflight_server.query.plain import PlainScan
 from tickflight_server.query.plan import Plan
@@ -79,8 +80,9 @@ class Opening:
             else:
                 snapshot = share.snapshot if share is not None else self._snapshot(reading, plan, upto)
                 ready = None
+            filters = at_the_end(plan, plan.filters.get(reading.key), snapshot, upto)
             opened[reading.key] = self._sources.give(
-                connection, reading.view, snapshot, plan.filters.get(reading.key), upto, held, ready, unsure
+                connection, reading.view, snapshot, filters, upto, held, ready, unsure
             )
         self._give_system(connection, plan.statement, options)
         if plan.statement.asks_now:

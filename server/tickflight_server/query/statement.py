@@ -20,6 +20,7 @@ from tickflight_server.query.conditions import Where, read_where
 from tickflight_server.query.own_functions import OwnCall
 from tickflight_server.query.rewriting import check_same, in_callers_words, rewrite
 from tickflight_server.query.shape import Shape
+from tickflight_server.query.top import Top, read_top
 from tickflight_server.query.travel import Travel, no_versions
 from tickflight_server.query.trees import CATALOG, walk
 from tickflight_server.schemas import STORED, TableSchema
@@ -81,7 +82,8 @@ class Statement:
     ``functions`` are those that it calls, ``types`` those that it casts to; ``rowwise``: each row of the result comes
     from one row of one table, and of what may never end there are at most ``limit``. ``columns``, where it is rowwise
     and has no more to it than the choice of columns: what is taken of each row, as in ``plain_columns``. ``where``, if
-    it is understood: what it asks of the rows of its one table. Without ``asks_now`` nothing in it tells the time.
+    it is understood: what it asks of the rows of its one table; ``top``, if that is all of it but for an order and a
+    LIMIT: which end of these rows it gives. Without ``asks_now`` nothing in it tells the time.
     ``stored`` are the stored tables that there are to its caller.
     """
 
@@ -99,6 +101,7 @@ class Statement:
     columns: tuple[tuple[str, str], ...] | None = None
     limit: int | None = None
     where: Where | None = None
+    top: Top | None = None
     asks_now: bool = True
     stored: Mapping[str, TableSchema] = field(default_factory=lambda: STORED, compare=False, repr=False)
 
@@ -171,6 +174,7 @@ class StatementReader:
                 raise no_versions(travel.table)
         rowwise = explain is None and is_rowwise(tree, found.functions, self._aggregates)
         taken = plain_columns(tree) if rowwise else None
+        where = None if explain or found.versions or found.owns else read_where(tree, taken, self.stored)
         statement = Statement(
             text,
             frozenset(found.tables),
@@ -180,7 +184,8 @@ class StatementReader:
             types=frozenset(found.types),
             rowwise=rowwise,
             columns=None if tree.get("node", {}).get("where_clause") else taken,
-            where=None if explain or found.versions or found.owns else read_where(tree, taken, self.stored),
+            where=where,
+            top=self._top(tree, found) if where is not None and where.exact else None,
             stored=self.stored,
         )
         if found.versions or found.owns:
@@ -196,6 +201,12 @@ class StatementReader:
         without = "" if _ANALYZE.search(explain[1]) else explain[1][len("EXPLAIN") :]
         whole, probe_sql = f"{lines}{explain[1]}{text}", f"{lines}EXPLAIN{without}{text}"
         return replace(statement, sql=whole, explain=True, probe_sql=probe_sql)
+
+    def _top(self, tree: dict[str, Any], found: Found) -> Top | None:
+        node = tree["node"]
+        plain = {**tree, "node": {**node, "modifiers": []}}
+        taken = plain_columns(plain) if is_rowwise(plain, found.functions, self._aggregates) else None
+        return None if taken is None else read_top(node, taken)
 
     def _rewrite(self, text: str, tree: Any, found: Found, statement: Statement) -> tuple[str, Any, Found, Statement]:
         """Put views in the place of references of ours; what is then there is looked through again."""

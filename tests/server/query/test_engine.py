@@ -57,7 +57,8 @@ def same_unpruned(engine: Engine, sql: str, parameters: Any = ()) -> tuple[Any, 
     with engine.execute(plan) as execution:
         rows = execution.reader.read_all()
         opened = execution.opened
-    with engine.execute(replace(plan, filters=dict.fromkeys(plan.filters))) as execution:
+    unpruned = replace(plan, filters=dict.fromkeys(plan.filters), statement=replace(plan.statement, top=None))
+    with engine.execute(unpruned) as execution:
         everything = execution.reader.read_all()
         assert count(execution.opened) == (6, 6)
     assert rows.schema == everything.schema == plan.schema
