@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from flight_here import trades
 from pyarrow import flight
 from soak_hostile import TOKEN as HOSTILE_TOKEN
@@ -226,14 +228,18 @@ def write(stop: threading.Event, ready: Ready, address: str, seed: int) -> tuple
     """Write at a steady pace; return the rows that were acknowledged, and what each batch waited for that."""
     found: list[Timed] = []
     rows = 0
-    batches = [trades(ROWS, f"COIN{i}-USDT", exchange="SOAK", start_us=time.time_ns() // 1000) for i in range(10)]
+    batches = [trades(ROWS, f"COIN{i}-USDT", exchange="SOAK") for i in range(10)]
+    place = batches[0].schema.get_field_index("timestamp")
+    steps = np.arange(ROWS) * (1_000_000 // WRITES_PER_S // ROWS)
     with tickflight.connect(address, token=FEED_TOKEN) as client, client.writer("trades") as writer:
         began, number = time.monotonic(), 0
         while not stop.is_set():
             due = began + number / WRITES_PER_S
             stop.wait(max(0.0, due - time.monotonic()))
+            now = pa.array(time.time_ns() // 1000 + steps).cast(pa.timestamp("us"))
+            batch = batches[number % len(batches)].set_column(place, "timestamp", now)
             start = time.monotonic()
-            ack = writer.write(batches[number % len(batches)]).result(60)
+            ack = writer.write(batch).result(60)
             found.append(Timed(start, time.monotonic() - start))
             if not number:
                 ready()
