@@ -12,6 +12,7 @@ import secrets
 import threading
 import unicodedata
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 from argon2 import PasswordHasher
@@ -21,6 +22,7 @@ from argon2.profiles import RFC_9106_LOW_MEMORY
 from tickflight_server.clock import Clock
 from tickflight_server.errors import BusyError, ConfigError
 from tickflight_server.metrics import Metrics
+from tickflight_server.priority import step_back
 
 CHARS_MIN = 8
 BYTES_MAX = 1024
@@ -63,6 +65,7 @@ class Passwords:
         self._most = concurrent_max + queue_max
         self._cache_s = cache_s
         self._slots = threading.Semaphore(concurrent_max)
+        self._checkers = ThreadPoolExecutor(concurrent_max, "password", initializer=step_back)
         self._lock = threading.Lock()
         self._here = 0
         self._key = os.urandom(32)
@@ -104,7 +107,7 @@ class Passwords:
                 self._metrics.add("logins_queue_full")
                 raise _busy()
             try:
-                right = _verify(hashed or self._nobodys, password)
+                right = self._checkers.submit(_verify, hashed or self._nobodys, password).result()
             finally:
                 self._slots.release()
         finally:

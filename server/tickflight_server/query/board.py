@@ -41,7 +41,6 @@ class Run:
         "_began",
         "_stop",
         "asked_us",
-        "behind",
         "by",
         "caller",
         "end_us",
@@ -92,7 +91,6 @@ class Run:
         self.thread = self.pages = 0  # the thread that works for it, and the pages that had touched before
         self._stop: Callable[[], None] | None = stop
         self._began = time.monotonic()
-        self.behind = False  # whether its thread stands behind those of ingest
         self.lock = threading.Lock()
 
     @property

@@ -21,11 +21,11 @@ import structlog
 from tickflight_server.config import QuerySettings
 from tickflight_server.files import close_to_others
 from tickflight_server.paths import Layout
+from tickflight_server.priority import in_the_back
 from tickflight_server.query import caps
 from tickflight_server.query.allocator import give_back_from_now_on
 from tickflight_server.query.binding import stream
 from tickflight_server.query.macros import MARKET_MACROS
-from tickflight_server.query.slices import with_long_turns
 from tickflight_server.query.statement import Parameters, view_name
 from tickflight_server.query.system import TABLES as SYSTEM_TABLES
 from tickflight_server.query.system import system_tables
@@ -69,7 +69,7 @@ def make_database(
     }
     if settings.threads:
         config["threads"] = str(settings.threads)
-    database = with_long_turns(lambda: duckdb.connect(":memory:", config=config))
+    database = in_the_back(lambda: duckdb.connect(":memory:", config=config))
     run = database.execute
     made = file is None or not file.exists()
     _attach(run, file, store)

@@ -286,7 +286,8 @@ class Engine:
                 for parts in unsure:
                     stops.add(parts.cancel)
                 try:
-                    reader = _stream(connection, plan, rows)
+                    with self.shared.long_work.here():
+                        reader = _stream(connection, plan, rows)
                 except Exception:
                     if not stopper.used:  # what the engine says of damaged bytes is nothing to go by
                         _wait(unsure)
@@ -341,6 +342,7 @@ class Engine:
             if started is not None:
                 started(stops)
             opened = self.opening.give(connection, plan, cuts, sources, stops, options)
+            sources.enter_context(self.shared.long_work.here())
             reader = _stream(connection, plan, rows)
             batches, size = [], 0
             for batch in reader:

@@ -20,7 +20,7 @@ from tickflight_server.config import MIB, QuerySettings
 from tickflight_server.metrics import Metrics
 from tickflight_server.query.allocator import give_back_from_now_on
 from tickflight_server.query.board import Board, Run
-from tickflight_server.query.slices import TURN_NS, ask_for_turns
+from tickflight_server.query.long_work import LongWork
 
 LOG = structlog.get_logger(__name__)
 _LOOK_S = 0.05
@@ -85,20 +85,12 @@ def _takes(run: Run) -> bool:
     return run.thread != 0 and run.exhausted is None and (_pages(run) > _PAGES_MIN or run.duration_s > _LONG_S)
 
 
-def as_before(run: Run) -> None:
-    """Let the thread that worked for a statement have turns on a core as before."""
-    with run.lock:
-        thread, run.thread = run.thread, 0
-        if run.behind:
-            run.behind = False
-            ask_for_turns(thread, 0)
-
-
 class Reserve:
     """Looks at the memory while statements run, from one thread, which ends when there are none.
 
     Args:
         board: the statements.
+        long_work: is looked at, too.
         used, left: tell bytes.
     """
 
@@ -107,6 +99,7 @@ class Reserve:
         settings: QuerySettings,
         metrics: Metrics,
         board: Board,
+        long_work: LongWork,
         used: Callable[[], int] = used_by_process,
         left: Callable[[], int] = left_on_machine,
     ) -> None:
@@ -114,6 +107,7 @@ class Reserve:
         self._reserve = settings.memory_reserve_mb * MIB
         self._metrics = metrics
         self._board = board
+        self._long_work = long_work
         self._used, self._left = used, left
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -154,13 +148,6 @@ class Reserve:
         taken.cancel("the server")
         return taken
 
-    def stand_behind(self) -> None:
-        """Let threads that have worked for a statement for a while stand behind those of ingest."""
-        for run in self._board.running():
-            with run.lock:
-                if run.thread and not run.behind:
-                    run.behind = ask_for_turns(run.thread, TURN_NS)
-
     def _run(self) -> None:
         idle = looks = 0
         while True:
@@ -169,7 +156,7 @@ class Reserve:
             try:
                 if looks % _GIVE_BACK_LOOKS == 0:
                     give_back_freed()
-                self.stand_behind()
+                self._long_work.look()
                 pause = self.look() is not None
             except Exception as error:  # a file of the system's that is not as it is elsewhere
                 LOG.error("query.memory_watch_failed", error=repr(error))

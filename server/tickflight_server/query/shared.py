@@ -15,10 +15,11 @@ from tickflight_server.config import QuerySettings
 from tickflight_server.metrics import Metrics
 from tickflight_server.query.ahead import Ahead
 from tickflight_server.query.board import Board
+from tickflight_server.query.long_work import LongWork
 from tickflight_server.query.places import Places
 from tickflight_server.query.planning import Started
 from tickflight_server.query.rates import Rates
-from tickflight_server.query.reserve import Reserve, as_before
+from tickflight_server.query.reserve import Reserve
 from tickflight_server.query.session import DEFAULTS, Options
 from tickflight_server.query.turns import Turns
 
@@ -38,7 +39,8 @@ class Shared:
         self.places = Places(settings, metrics)
         self.board = Board(settings, metrics, clock or SystemClock())
         self.rates = Rates(metrics)
-        self.reserve = Reserve(settings, metrics, self.board)
+        self.long_work = LongWork()
+        self.reserve = Reserve(settings, metrics, self.board, self.long_work)
 
     def enter(self, held: ExitStack, options: Options = DEFAULTS, started: Started | None = None) -> None:
         """Take a place among the running statements until ``held`` is closed; ``started`` is given what ends the wait.
@@ -54,7 +56,7 @@ class Shared:
             run.state = "queued"
             run.waited_s += self.places.take(caller, started)
             run.state = "running"
-            held.callback(as_before, run)
+            held.callback(setattr, run, "thread", 0)
             run.thread, run.pages = threading.get_native_id(), getrusage(RUSAGE_THREAD).ru_minflt
             self.reserve.watch()
         held.callback(self.places.leave, caller)

@@ -176,7 +176,8 @@ class Writer:
                     stopper = changing.enter_context(Stopper(connection))
                     if started is not None:
                         started(stopper)
-                    result = run(connection)
+                    with self._engine.shared.long_work.here():
+                        result = run(connection)
             except Exception as error:
                 raise self._failed(error, seat) from None
             if seat is not None:

@@ -13,6 +13,7 @@ from tickflight_server.config import MIB, QuerySettings
 from tickflight_server.metrics import Metrics
 from tickflight_server.query.board import Board, Run
 from tickflight_server.query.callers import Caller
+from tickflight_server.query.long_work import LongWork
 from tickflight_server.query.reserve import Reserve, left_on_machine, pages_taken, used_by_process
 
 USED, LEFT = 1000 * MIB, 5000 * MIB
@@ -26,7 +27,7 @@ class _Machine:
         self.metrics = Metrics()
         self.board = Board(known, self.metrics, SystemClock())
         self.used, self.left = USED, LEFT
-        self.reserve = Reserve(known, self.metrics, self.board, lambda: self.used, lambda: self.left)
+        self.reserve = Reserve(known, self.metrics, self.board, LongWork(), lambda: self.used, lambda: self.left)
         self.stopped: list[str] = []
         self.done = threading.Event()
         self.ready = threading.Semaphore(0)
