@@ -56,7 +56,8 @@ def shown(what: str, choice: Choice) -> str:
 
 def _end(board: Board, call: Call, run: Run) -> None:
     error = call.error
-    if error is None and call.left:
+    # a change without an error was made, however soon its caller left
+    if error is None and call.left and run.kind != "write":
         board.end(run, "cancelled", "the caller went away.")
     elif error is None and run.state == "planning":
         board.drop(run)
