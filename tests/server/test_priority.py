@@ -46,8 +46,5 @@ def test_a_thread_comes_back_where_it_may() -> None:
     assert found == expected
 
 
-def test_a_thread_that_has_ended_is_no_error() -> None:
-    thread = threading.Thread(target=lambda: None)
-    thread.start()
-    thread.join()
-    assert not step_back(thread.native_id)
+def test_a_thread_that_is_not_there_is_no_error() -> None:
+    assert not step_back(2**22 + 1), "above the greatest id that Linux gives"
