@@ -1,7 +1,7 @@
 """Threads whose work may wait while others want the processor.
 
-The rule of this file: only who may have its priority back is lent out of a thread that others use; a thread that keeps
-the lower one is ours alone.
+The rule of this file: a thread that others use, too, steps back only where it may come back; one that stays there does
+work of one kind, and nothing that anybody else waits for.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tickflight_server.query.filters import And, Compare, Filter
 from tickflight_server.query.plan import Plan
 from tickflight_server.query.probe import Filters
-from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_fail, may_match
+from tickflight_server.query.prune import Candidates, PartCandidates, SegmentCandidates, may_fail
 from tickflight_server.query.sources import is_cut
 from tickflight_server.query.top import Top
 from tickflight_server.store import TableSnapshot
@@ -65,7 +65,7 @@ def _counted(top: Top, condition: Filter | None, snapshot: TableSnapshot, upto: 
         assert bounds is not None
         whole = ~is_begun if upto is None else ~is_begun & (last_seq <= upto)
         if condition is not None:
-            whole &= may_match(condition, one) & ~may_fail(condition, one)
+            whole &= ~may_fail(condition, one)  # what is weighed is never null
         found.append((bounds[0][whole], bounds[1][whole], count[whole]))
     low, high, many = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     return _Pieces(low, high, many) if top.newest else _Pieces(-high, -low, many)
